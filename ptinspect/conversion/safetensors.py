@@ -136,7 +136,8 @@ def _dense_tensors(
         form = forms.get(id(value.form)) if is_plain else None  # type: ignore[attr-defined]
         if form is None:
             form = _form(tensor, graph.options, target)
-            if is_plain:
+            # Another reference to this storage may have enlarged it, but not that of the next one.
+            if is_plain and tensor and tensor.extent[1] <= value.form.numel:  # type: ignore[attr-defined]
                 forms[id(value.form)] = form  # type: ignore[attr-defined]
         problem = form.problem or key_problems.get(key, "")
         storage = None if tensor is None else tensor.storage

@@ -251,8 +251,8 @@ def strided_tensor(call: TensorCall, dtype: DType, storage: Storage) -> Tensor:
     tensor, form = _new_tensor(Tensor), call.form
     tensor.dtype = tensor.stored = dtype
     tensor.shape, tensor.stride, tensor.storage_offset = form.size, form.stride, form.storage_offset
-    tensor.storage, tensor.device, tensor.requires_grad = storage, call.location, form.requires_grad
-    tensor.pickle_offset, tensor.layout = call.offset, "strided"
+    tensor.storage, tensor.device, tensor.layout = storage, storage.location, "strided"
+    tensor.requires_grad, tensor.pickle_offset = form.requires_grad, call.offset
     tensor.parameter = tensor.uninitialized = tensor.conj = tensor.neg = False
     tensor.subclass = tensor.encoding = None
     tensor.parts = tensor.state = tensor.quantizer = NOTHING

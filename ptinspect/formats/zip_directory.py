@@ -186,6 +186,13 @@ class ZipDirectory:
                     raise DamagedError(finding.message, where=finding.where)
         return start
 
+    def stored_start(self, index: int) -> int | None:
+        """Return `start` if the record's bytes are in the file as they are: not compressed, not
+        encrypted, all of them. Else None, and `chunks` reads the record, or says why not."""
+        if self.methods[index] != STORED or self.flags[index] & SECRET:
+            return None
+        return self.start(index) if self.packed[index] == self.sizes[index] else None
+
     def check_local(self, index: int) -> list[Finding]:
         """Return the differences between the local header of an entry and the directory."""
         place = Place(self.names[index], None)

@@ -10,8 +10,11 @@ import pytest
 
 import ptinspect
 from ptinspect.document.to_array import to_numpy
-from ptinspect.errors import PtInspectError
+from ptinspect.errors import DamagedError, PtInspectError, UnsupportedError
+from ptinspect.pickling import state
 from tests.conftest import FIXTURES
+from tests.formats.making import Record, Stored, make_zip, torch_zip
+from tests.pickling.torch_like import Dense, state_dict
 
 torch = pytest.importorskip("torch")
 
@@ -146,3 +149,76 @@ def test_tensors_in_an_unusual_state_of_an_ordered_dict(tmp_path: Path) -> None:
     ptinspect.convert(tmp_path / "a.pt", tmp_path / "b.pt", to="same", verify=True)
     with ptinspect.open(tmp_path / "b.pt") as document:
         assert document.check() is None
+
+
+# --- tensors that are alike but for their storages ----------------------------------------------
+
+BLOCK = Dense("00", 10, (10,), (1,))
+
+
+def torch_file(
+    path: Path, tensors: dict[str, Dense], sizes: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """A file whose tensors the pickle machine reads in one step; `sizes` of storages in elements.
+    The elements of storage 7 are 7.0."""
+    monkeypatch.setattr(state, "FASTPATH_MIN_BYTES", 0)
+    records = [Record("a/data.pkl", state_dict(tensors, padding=300))]
+    records += [
+        Record(f"a/data/{key}", torch.full((size,), float(key)).numpy().tobytes())
+        for key, size in sizes.items()
+    ]
+    path.write_bytes(make_zip(records))
+    return path
+
+
+@pytest.mark.parametrize("target", ["o.pt", "o.safetensors"])
+def test_one_of_two_alike_exceeds_its_storage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    """Another reference declares that storage 11 has 100 elements. That of 12 has 10."""
+    view = BLOCK._replace(size=(100,))
+    tensors = {
+        "first": BLOCK,
+        "all": view._replace(key="11", numel=100),
+        "view": view._replace(key="11"),
+        "evil": view._replace(key="12"),
+        "last": view._replace(key="13", numel=100),
+    }
+    sizes = {"00": 10, "11": 100, "12": 10, "13": 100}
+    source = torch_file(tmp_path / "a.pt", tensors, sizes, monkeypatch)
+    with pytest.raises(DamagedError, match="beyond its storage 12: element 100 of 10"):
+        ptinspect.convert(source, tmp_path / target)
+    del tensors["evil"]
+    source = torch_file(tmp_path / "b.pt", tensors, sizes, monkeypatch)
+    ptinspect.convert(source, tmp_path / target)
+    with ptinspect.open(tmp_path / target) as document:
+        assert document.tensors["last"].read() == torch.full((100,), 13.0).numpy().tobytes()
+
+
+def test_a_storage_with_two_devices_has_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensors = {
+        "cpu": BLOCK,
+        "cuda": BLOCK._replace(key="11", location="cuda:0"),
+        "a": BLOCK._replace(key="12"),
+        "b": BLOCK._replace(key="12", location="cuda:0"),
+    }
+    source = torch_file(tmp_path / "a.pt", tensors, {"00": 10, "11": 10, "12": 10}, monkeypatch)
+    ptinspect.convert(source, tmp_path / "o.pt")
+    for path, prefix in ((source, "0."), (tmp_path / "o.pt", "")):
+        with ptinspect.open(path) as document:
+            devices = [document.tensors[prefix + name].device for name in tensors]
+        assert devices == ["cpu", "cuda:0", "cpu", "cpu"]
+
+
+@pytest.mark.parametrize("target", ["o.pt", "o.safetensors"])
+def test_an_encrypted_storage_is_not_copied(tmp_path: Path, target: str) -> None:
+    *records, data, version = torch_zip([Stored("0", b"8 bytes!")])
+    pickle = records[0]._replace(data=state_dict({"w": Dense("0", 2, (2,), (1,))}))
+    data = data._replace(flags=data.flags | 1)
+    (tmp_path / "a.pt").write_bytes(make_zip([pickle, data, version]))
+    with pytest.raises(UnsupportedError, match="the record is encrypted"):
+        ptinspect.convert(tmp_path / "a.pt", tmp_path / target)
+    with ptinspect.open(tmp_path / "a.pt") as document:
+        assert document.tensors["w"].tensor.storage.file_offset is None

@@ -159,7 +159,7 @@ class ObjectGraph:
                     else:
                         self._dense[id(item)] = tensor
                         self._alive.append(item)
-                        self._add(tensor, id(item.form))
+                        self._add(tensor, item.form)
             value = rest
         # The writer knows how to traverse every kind of value; its output is not used here.
         PickleWriter(replace, add_storage).dump(value)
@@ -219,7 +219,7 @@ class ObjectGraph:
 
     # --- collecting -----------------------------------------------------------------------
 
-    def _add(self, tensor: Tensor, form: int | None = None) -> None:
+    def _add(self, tensor: Tensor, form: TensorForm | None = None) -> None:
         self._layout.add_tensor(tensor, form)
         self.tensors.append(tensor)
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ptinspect.document.tensor import Tensor
+    from ptinspect.pickling.values import TensorForm
 
     Group = tuple[object, ...]
 
@@ -78,19 +79,20 @@ class StorageLayout:
         self.placements: dict[int, Placement] = {}
         self.by_source: dict[int, OutputStorage] = {}
         self._by_view: dict[Group, OutputStorage] = {}
-        self._forms: dict[int | None, DType] = {}  # those whose bounds were checked
+        self._forms: dict[int, DType] = {}  # by id: those that fit into their own storages
 
-    def add_tensor(self, tensor: Tensor, form: int | None = None) -> None:
+    def add_tensor(self, tensor: Tensor, form: TensorForm | None = None) -> None:
         """Add a tensor that will be written. UnsupportedError if it is not dense, DamagedError if
         it exceeds its storage. Tensors with the same `form` are alike, but for the storage."""
-        if form is None or form not in self._forms:
-            storage, dtype = check_bounds(tensor)
-            self._forms[form] = dtype
-        else:
-            dtype = self._forms[form]
-            assert tensor.storage is not None
-            storage = tensor.storage
+        checked, storage = self._forms.get(id(form)), tensor.storage
+        if checked is not None and storage is not None:
+            dtype = checked
             storage.check()
+        else:
+            storage, dtype = check_bounds(tensor)
+            # Another reference to this storage may have enlarged it, but not that of the next one.
+            if form is not None and tensor.extent[1] <= form.numel:
+                self._forms[id(form)] = dtype
         group = (id(storage.archive), storage.key, dtype.storage)
         first = self._tensors.setdefault(group, tensor)
         if first is not tensor:

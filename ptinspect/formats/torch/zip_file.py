@@ -75,9 +75,8 @@ class ZipSpan(Span):
 
     @property
     def start(self) -> int | None:
-        """Offset in the archive's source, or None if the record is compressed."""
-        directory, index = self.directory, self.index
-        return directory.start(index) if directory.methods[index] == STORED else None
+        """Offset in the archive's source, or None if the record is compressed (or encrypted)."""
+        return self.directory.stored_start(self.index)
 
     def chunks(self, source: Source, start: int, stop: int, size: int) -> Iterator[bytes]:
         """See `Span.chunks`. A compressed storage is decompressed from its beginning."""
@@ -111,12 +110,12 @@ class ZipStorages(Mapping[object, Span]):
         """Return record and offset in the user's file of many storages; KeyError if one does not
         exist."""
         directory, prefix, suffix = self.directory, self.prefix, self.suffix
-        index, names, methods = directory.index, directory.names, directory.methods
-        base, start = directory.source.base, directory.start
+        index, names, base = directory.index, directory.names, directory.source.base
         indices = [index[f"{prefix}{key}{suffix}"] for key in keys]
+        starts = [None] * len(indices) if base is None else map(directory.stored_start, indices)
         return [
-            (names[i], base + start(i) if methods[i] == STORED and base is not None else None)
-            for i in indices
+            (names[i], None if start is None or base is None else base + start)
+            for i, start in zip(indices, starts, strict=True)
         ]
 
     def __iter__(self) -> Iterator[object]:
@@ -189,9 +188,9 @@ class TorchZip(ZipArchive):
         if index is None and (index := storages.find(key)) is None:
             return None
         base, crc = directory.source.base, directory.crcs[index] if directory.has_crcs else None
-        if base is None or directory.methods[index] != STORED:
-            return None, directory.sizes[index], crc
-        return base + directory.start(index), directory.sizes[index], crc
+        start = None if base is None else directory.stored_start(index)
+        offset = None if start is None or base is None else base + start
+        return offset, directory.sizes[index], crc
 
 
 def open_zip(
@@ -206,8 +205,8 @@ def open_zip(
     index = directory.index[name]
     pickled = pickled or run(directory.read(index), record=name, limits=limits)
     archive.set_pickle(pickled)
-    is_stored = directory.methods[index] == STORED and source.base is not None
-    archive.origin = (source.base or 0) + directory.start(index) if is_stored else None
+    start = None if source.base is None else directory.stored_start(index)
+    archive.origin = None if start is None or source.base is None else source.base + start
     declared = declared_storages(pickled)
     archive.storages = _complete_storages(archive, folder, declared)
     _read_facts(archive, folder)
