@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from ptinspect.document.tensor import CHUNK, InlineStorage
 from ptinspect.errors import DamagedError, Place, UnsupportedError
+from ptinspect.pickling.numpy_objects import required_numel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -283,7 +284,7 @@ def _gather_boxes(band: Tensor, read: Callable[[int, int], bytes]) -> memoryview
     for first, shape in _boxes(band):
         if is_plain:
             low = begin + sum(map(mul, first, strides))
-            high = low + sum((n - 1) * step for n, step in zip(shape, strides, strict=True)) + size
+            high = low + required_numel(0, shape, band.stride) * size
             box = np.ndarray(shape, element_type, read(low, high), 0, strides)
         else:
             box = np.frombuffer(contiguous(_box(band, first, shape)), element_type)

@@ -92,6 +92,17 @@ def is_in_c_order(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:
     return True
 
 
+@lru_cache(1 << 10)
+def required_numel(offset: int, shape: tuple[int, ...], stride: tuple[int, ...]) -> int:
+    """Return how many elements the storage of a view needs; 0 if the view is empty."""
+    last = offset
+    for size, step in zip(shape, stride, strict=False):
+        if size == 0:
+            return 0
+        last += (size - 1) * step
+    return last + 1
+
+
 def as_scalar(value: Value) -> tuple[str, Value] | None:
     """Return a numpy scalar's type name and its number or text (None if it cannot be read)."""
     if not isinstance(value, Call) or _numpy_function(value) != "multiarray.scalar":

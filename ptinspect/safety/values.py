@@ -12,11 +12,11 @@ both sizes if the dtype's name implies them; a field is (dtype, offset), or (dty
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from ptinspect.dtypes import numpy_itemsize
+from ptinspect.pickling.numpy_objects import required_numel
 from ptinspect.pickling.pyobjects import RECONSTRUCTORS, resolve_global
 from ptinspect.pickling.values import (
     Blob,
@@ -216,17 +216,6 @@ def view_exceeds_storage(args: tuple[Value, ...]) -> bool:
         return False
     storage_type = fields[1].path if isinstance(fields[1], Global) else ""
     return needed > numel * _PACKED.get(storage_type, 1)
-
-
-@lru_cache(1 << 10)  # thousands of tensors of a model have the same few shapes
-def required_numel(offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> int:
-    """Return how many elements the storage of a view needs; 0 if the view is empty."""
-    last = offset
-    for length, step in zip(size, stride, strict=False):
-        if length == 0:
-            return 0
-        last += (length - 1) * step
-    return last + 1
 
 
 EXCEEDS_STORAGE = "a tensor extends past the end of its storage"

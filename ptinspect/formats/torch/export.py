@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from math import prod
 from typing import TYPE_CHECKING, Any
 
 from ptinspect.dtypes import DType, dtype_by_name
@@ -30,6 +29,7 @@ from ptinspect.formats.torch.pieces import Elements, locate, sizes_of
 from ptinspect.formats.torch.zip_file import ZipArchive
 from ptinspect.formats.zip_directory import STORED
 from ptinspect.limits import LIMITS, Limits
+from ptinspect.pickling.numpy_objects import required_numel
 from ptinspect.pickling.pyobjects import as_mapping
 from ptinspect.pickling.values import SCRIPT_OBJECT, Call, Global, SetOf, Value
 from ptinspect.source.base import MemorySource, SliceSource, Source
@@ -148,8 +148,7 @@ def _compiled_weights(
             files[file] = locate(archive, value, label), _requires_grad(value)
         whole, requires_grad = files[file]
         shape, stride = sizes_of(entry[1], label), sizes_of(entry[2], label)
-        last = sum((size - 1) * step for size, step in zip(shape, stride, strict=False))
-        needed = (offset + last + 1) * whole.dtype.itemsize if prod(shape) else 0
+        needed = required_numel(offset, shape, stride) * whole.dtype.itemsize
         if len(shape) != len(stride) or needed > whole.span.length:
             raise DamagedError(f"{label} exceeds its storage", where=Place(record))
         tensors[fqn] = dense_tensor(
@@ -208,8 +207,7 @@ def _tensor(archive: TorchExport, fqn: str, entry: dict[str, Any], record: str) 
             f" {meta.get('layout')!r}, which are not known",
             where=Place(record),
         )
-    last = sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
-    needed = (offset + last + 1) * dtype.itemsize if prod(shape) else 0
+    needed = required_numel(offset, shape, stride) * dtype.itemsize
     nbytes = archive.check_record(record, needed, f"the tensor {bounded_repr(fqn)}")
     device = meta.get("device")
     location = str(_at(device, "type") or "cpu")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from ptinspect.dtypes import DType, dtype_by_name, dtype_of_class
 from ptinspect.errors import DamagedError, LimitError, UnsupportedError
 from ptinspect.formats.archive import CHUNK, Archive, Span
-from ptinspect.pickling.numpy_objects import is_in_c_order
+from ptinspect.pickling.numpy_objects import is_in_c_order, required_numel
 from ptinspect.pickling.pyobjects import (
     as_mapping,
     as_sequence,
@@ -287,8 +287,7 @@ def locate(archive: Archive, value: Value, name: str) -> Elements:
     assert isinstance(pid, tuple)
     owner, key = archive.resolve_storage(str(pid[2]))
     span = owner.storages.get(key)
-    last = offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
-    needed = (last + 1) * dtype.itemsize if prod(shape) else 0
+    needed = required_numel(offset, shape, stride) * dtype.itemsize
     if span is None or owner.byteorder == "big" or needed > span.length:
         raise DamagedError(f"{name} exceeds its storage, or is big-endian")
     data = None

@@ -30,6 +30,7 @@ from ptinspect.formats.archive import Archive, Span, class_sources
 from ptinspect.formats.signatures import TAR_BLOCK
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.machine import run
+from ptinspect.pickling.numpy_objects import required_numel
 from ptinspect.pickling.values import Global, PersistentId
 from ptinspect.source.base import SourceFile
 from ptinspect.text import bounded_repr
@@ -296,8 +297,7 @@ def _add_missing_ids(tensors: dict[str, TensorEntry], ids: dict[str, tuple[Value
         key, kind = tensor.storage, tensor.type
         if key is not None and key not in ids and isinstance(kind, Global):
             storage_class = Global(kind.module, kind.name.replace("Tensor", "Storage"), kind.offset)
-            steps = zip(tensor.size, tensor.stride, strict=True)
-            numel = tensor.offset + 1 + sum((size - 1) * step for size, step in steps)
+            numel = required_numel(tensor.offset, tensor.size, tensor.stride)
             ids[key] = ("storage", storage_class, key, "cpu", numel, None)
 
 

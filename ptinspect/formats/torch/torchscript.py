@@ -26,7 +26,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from math import prod
 from typing import TYPE_CHECKING, Any
 
 from ptinspect.dtypes import dtype_by_name
@@ -36,6 +35,7 @@ from ptinspect.formats.safetensors import dense_tensor, ordered_dict, parse_json
 from ptinspect.formats.torch.zip_file import TorchZip, open_zip
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.machine import run
+from ptinspect.pickling.numpy_objects import required_numel
 from ptinspect.pickling.pyobjects import as_mapping, as_sequence, function_path
 from ptinspect.pickling.values import SCRIPT_OBJECT, Call, Global, Value
 from ptinspect.text import bounded_repr
@@ -218,9 +218,8 @@ class _ModelJson:
         if None in (*dims, *strides, offset) or dtype is None or len(dims) != len(strides):
             raise DamagedError(f"the tensor {index:,} has no dtype or shape", where=where)
         shape, stride = tuple(map(int, dims)), tuple(map(int, strides))  # type: ignore[arg-type]
-        last = sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
         start = int(offset or 0)
-        needed = (start + last + 1) * dtype.itemsize if prod(shape) else 0
+        needed = required_numel(start, shape, stride) * dtype.itemsize
         nbytes = self.archive.check_record(f"{self.folder}{key}", needed, f"the tensor {index:,}")
         return dense_tensor(
             key, dtype, shape, str(entry.get("device") or "cpu"), stride=stride, offset=start,
