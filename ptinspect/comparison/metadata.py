@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b, sha256
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -98,8 +98,8 @@ def compare_entries(a: Document, b: Document) -> list[EntryChange]:
     values are compared whole."""
     changes: list[EntryChange] = []
     entries_a, entries_b = _numbered_entries(a), _numbered_entries(b)
-    find_a, find_b = (value_finder(document.archive.root) for document in (a, b))
-    for (path, _), x, y, change in _paired(entries_a, entries_b):
+    find_a, find_b = _entry_finder(a), _entry_finder(b)
+    for (path, number), x, y, change in _paired(entries_a, entries_b):
         roots = [document.archive.root for document, entry in ((a, x), (b, y)) if entry]
         if not path and all(as_mapping(root) is not None for root in roots):
             continue  # the container of a state_dict without tensors
@@ -108,7 +108,7 @@ def compare_entries(a: Document, b: Document) -> list[EntryChange]:
             value_a, value_b = x.value, y.value
             is_summary = value_a is None or isinstance(value_a, dict)
             if is_summary:
-                value_a, value_b = find_a(path), find_b(path)
+                value_a, value_b = find_a(path, number), find_b(path, number)
             may_be_equal = is_summary or x.type == y.type
             if may_be_equal and _digest(value_a, a) == _digest(value_b, b):
                 continue
@@ -126,6 +126,22 @@ def _numbered_entries(document: Document) -> dict[tuple[Path, int], Entry]:
         entries[entry.path, counts[entry.path]] = entry
         counts[entry.path] += 1
     return entries
+
+
+def _entry_finder(document: Document) -> Callable[[Path, int], Value]:
+    """Return a function that returns the value at a numbered path. The paths in each pickle after
+    the first begin with its index, which can also be that of an item of the first one."""
+    archive = document.archive
+    find_first, *find_others = map(value_finder, (archive.root, *archive.more_roots))
+
+    def find(path: Path, number: int) -> Value:
+        index = path[0] if path else 0
+        if not isinstance(index, int) or not 0 < index <= len(find_others):
+            return find_first(path)
+        value = None if number else find_first(path)
+        return find_others[index - 1](path[1:]) if value is None else value
+
+    return find
 
 
 def _plain(value: Value, kind: str) -> object:

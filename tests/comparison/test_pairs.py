@@ -6,6 +6,7 @@ import copy
 import json
 import math
 import os
+import pickle
 import subprocess
 import sys
 import time
@@ -510,6 +511,19 @@ def test_what_an_entry_does_not_show_is_compared_too(a: Any, b: Any, tmp_path: P
         {"w": torch.ones(2), "x": a}, {"w": torch.ones(2), "x": copy.deepcopy(a)}, tmp_path
     )
     assert same["same"]
+
+
+@pytest.mark.parametrize("first", [{"a": 1}, [1, list(range(100))]], ids=["dict", "list"])
+@pytest.mark.parametrize("wrap", [lambda v: v, lambda v: {"x": v}], ids=["itself", "inside"])
+def test_later_pickles_are_compared_whole_too(first: Any, wrap: Any, tmp_path: Path) -> None:
+    values = list(range(100)), list(range(100)), [*range(99), -1]
+    paths = [tmp_path / name for name in ("a.pkl", "b.pkl", "c.pkl")]
+    for path, value in zip(paths, values, strict=True):
+        path.write_bytes(pickle.dumps(first) + pickle.dumps(wrap(value)))
+    assert diff(*paths[:2]).same
+    entries = diff(paths[0], paths[2]).as_dict()["entries"]
+    expected = (1, "x") if wrap(0) else (1,)
+    assert [(e["path"], e["change"]) for e in entries] == [(list(expected), "changed")]
 
 
 @pytest.mark.parametrize(("a", "b"), [({}, 5), ({}, [1]), (5, {})])
