@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
@@ -30,6 +31,12 @@ FAIL_ON = (POINTER, UNKNOWN, DANGEROUS)
 
 ALLOWED = "allowed: "
 """Begins the note that lists the names that `allow` lifted."""
+
+_MORE = re.compile(r" and [\d,]+ more$")
+"""Ends such a list that is cut; see `join_names`."""
+
+LEFT_OUT, FURTHER = "left out, because the report is too large: ", "and "
+"""Begin the notes that count what a report does not list."""
 
 SHOWN_ITEMS = 12
 """Findings, errors and notes that the text lists for one file."""
@@ -173,6 +180,12 @@ class ScanReport(Report):
         for member in self.members:
             yield from member.all_findings()
 
+    def _left_out(self) -> Iterator[str]:
+        """Yield the notes on what the report and those of the members do not list."""
+        yield from (note for note in self.notes if note.startswith((LEFT_OUT, FURTHER)))
+        for member in self.members:
+            yield from member._left_out()
+
     def first_dangerous(self) -> Finding | None:
         """Return the first dangerous finding of the file and its members, if there is one."""
         dangerous = (each for each in self.all_findings() if each.verdict == DANGEROUS)
@@ -220,17 +233,20 @@ def exit_code(reports: Collection[ScanReport], fail_on: str = UNKNOWN) -> int:
 
 
 def unused_names(reports: Sequence[ScanReport], allow: Iterable[str]) -> Iterator[str]:
-    """Yield a message for each name of `--allow` that changed no verdict."""
+    """Yield a message for each name of `--allow` that changed no verdict, as far as is listed."""
     notes = [note for report in reports for note in report.notes if note.startswith(ALLOWED)]
-    lifted = {name for note in notes for name in note.removeprefix(ALLOWED).split(", ")}
+    lists = [_MORE.sub("", note.removeprefix(ALLOWED)) for note in notes]
+    lifted = {name for text in lists for name in text.split(", ")}
+    is_cut = any(map(_MORE.search, notes)) or any(any(r._left_out()) for r in reports)
     findings = [finding for report in reports for finding in report.all_findings()]
     dangerous = sorted({each.name for each in findings if each.verdict == DANGEROUS})
     for glob in allow:
         if any(fnmatchcase(name, glob) for name in lifted):
             continue
-        matches = [name for name in dangerous if fnmatchcase(name, glob)]
-        reason = f"{matches[0]} is dangerous, write its full name" if matches else "no such finding"
-        yield f"--allow {glob} lifts nothing: {reason}"
+        reason = " that is listed (a report is cut)" if is_cut else ": no such finding"
+        if matches := [name for name in dangerous if fnmatchcase(name, glob)]:
+            reason = f": {matches[0]} is dangerous, write its full name"
+        yield f"--allow {glob} lifts nothing{reason}"
 
 
 # --- text ---------------------------------------------------------------------------------
@@ -373,7 +389,8 @@ _SARIF_RULES = {
 
 
 def sarif_text(reports: Sequence[ScanReport]) -> str:
-    """Return a SARIF 2.1.0 run: a result per finding, per unreadable file and per pointer.
+    """Return a SARIF 2.1.0 run: a result per finding, per unreadable file and per pointer, and a
+    notification per report that is cut.
 
     https://docs.oasis-open.org/sarif/sarif/v2.1.0/sarif-v2.1.0.html
     """
@@ -390,6 +407,11 @@ def sarif_text(reports: Sequence[ScanReport]) -> str:
     driver = {"name": "ptinspect", "version": __version__, "rules": rules}
     results = [result for report in reports for result in _sarif_results(report, report.path)]
     run = {"tool": {"driver": driver}, "columnKind": "utf16CodeUnits", "results": results}
+    notices = [_sarif_result(UNKNOWN, note, r.path) for r in reports for note in r._left_out()]
+    for notice in notices:
+        del notice["ruleId"]
+    if notices:
+        run["invocations"] = [{"executionSuccessful": True, "toolExecutionNotifications": notices}]
     schema = "https://json.schemastore.org/sarif-2.1.0.json"
     return _dumps({"$schema": schema, "version": "2.1.0", "runs": [run]})
 

@@ -248,7 +248,7 @@ class ScanState:
         notes = list(self.notes)
         for items, noun in ((findings, "finding"), (members, "member"), (self.errors, "error")):
             if len(items) > most:
-                notes.append(f"and {count_text(len(items) - most, f'further {noun}')}")
+                notes.append(f"{reports.FURTHER}{count_text(len(items) - most, f'further {noun}')}")
         if self.errors:
             verdicts.append(reports.UNREADABLE)
         if self.format == "git-lfs":
@@ -341,7 +341,7 @@ def _fit(report: ScanReport, room: int) -> tuple[ScanReport, int]:
         fitted, room = _fit(member, room)
         members.append(fitted)
     if left_out:
-        notes += (f"left out, because the report is too large: {', '.join(left_out)}",)
+        notes += (reports.LEFT_OUT + ", ".join(left_out),)
     fitted = replace(
         report, load=load, errors=errors, findings=findings, notes=notes, members=tuple(members)
     )

@@ -1,5 +1,5 @@
 """The part of SARIF 2.1.0 that we write, as a schema: names, types and values as the standard has
-them (sections 3.13, 3.14, 3.18, 3.19, 3.27 to 3.33, 3.49), and nothing besides.
+them (sections 3.13, 3.14, 3.18 to 3.20, 3.27 to 3.33, 3.49, 3.58), and nothing besides.
 
 https://docs.oasis-open.org/sarif/sarif/v2.1.0/sarif-v2.1.0.html
 """
@@ -50,9 +50,21 @@ RESULT = closed(
 DRIVER = closed(
     ["name"], name=TEXT, version=TEXT, rules={"type": "array", "uniqueItems": True, "items": RULE}
 )
+NOTIFICATION = closed(
+    ["message"],
+    level=LEVEL,
+    message=MESSAGE,
+    locations={"type": "array", "minItems": 1, "items": LOCATION},
+)
+INVOCATION = closed(
+    ["executionSuccessful"],
+    executionSuccessful={"type": "boolean"},
+    toolExecutionNotifications={"type": "array", "minItems": 1, "items": NOTIFICATION},
+)
 RUN = closed(
     ["tool", "results"],
     tool=closed(["driver"], driver=DRIVER),
+    invocations={"type": "array", "items": INVOCATION},
     columnKind={"enum": ["utf16CodeUnits", "unicodeCodePoints"]},
     results={"type": "array", "items": RESULT},
 )

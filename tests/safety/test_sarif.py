@@ -14,7 +14,8 @@ from typing import Any
 import jsonschema
 import pytest
 
-from ptinspect.safety.report import ScanReport, sarif_text
+from ptinspect.limits import Limits
+from ptinspect.safety.report import ScanReport, sarif_text, unused_names
 from ptinspect.safety.scan import scan, scan_many
 from tests.conftest import FIXTURES
 from tests.safety.corpus import benign, malicious
@@ -103,3 +104,37 @@ def test_what_could_not_be_opened(official: Any, tmp_path: Path) -> None:
     assert (result["ruleId"], result["level"]) == ("ptinspect/unreadable", "error")
     assert valid(official, [scan(put(tmp_path, GOOD))]) == []
     assert valid(official, []) == []
+
+
+def test_what_a_report_leaves_out(official: Any, tmp_path: Path) -> None:
+    names = b"".join(b"cmine\nname%06d\n0" % number for number in range(2000))
+    path = put(tmp_path, b"\x80\x02" + names + b"N.")
+    report = scan(path, limits=Limits(report_bytes=100_000))
+    results = valid(official, [report, scan(put(tmp_path, BAD, "b.pt"))])
+    (invocation,) = json.loads(sarif_text([report]))["runs"][0]["invocations"]
+    (notification,) = invocation["toolExecutionNotifications"]
+    left = re.fullmatch(r"left out, .*?([\d,]+) findings", notification["message"]["text"])
+    assert left is not None and uri_of(notification) == Path(path).as_uri()
+    assert len(report.findings) + int(left[1].replace(",", "")) == 2000
+    assert len(results) == len(report.findings) + 1
+    assert "invocations" not in json.loads(sarif_text([scan(path)]))["runs"][0]
+    report = scan(path, limits=Limits(reported_items=5))
+    (invocation,) = json.loads(sarif_text([report]))["runs"][0]["invocations"]
+    assert invocation["toolExecutionNotifications"][0]["message"]["text"] == (
+        "and 1,995 further findings"
+    )
+
+
+def test_an_unused_name_may_belong_to_what_is_left_out(tmp_path: Path) -> None:
+    names = b"".join(b"cmine\nname%06d\n0" % number for number in range(2000))
+    path = put(tmp_path, b"\x80\x02" + names + b"cyours\nname\n0N.")
+    for allowed, limits, unused in (
+        (["mine.*", "x.Y"], Limits(reported_items=5), "x.Y"),
+        (["mine.*", "mine.name001999"], Limits(reported_items=5), "mine.name001999"),
+        (["yours.*", "x.Y"], Limits(report_bytes=100_000), "x.Y"),
+    ):
+        report = scan(path, allow=allowed, limits=limits)
+        expected = [f"--allow {unused} lifts nothing that is listed (a report is cut)"]
+        assert list(unused_names([report], allowed)) == expected
+    whole = scan(put(tmp_path, BAD, "b.pt"), allow=["x.Y"])
+    assert list(unused_names([whole], ["x.Y"])) == ["--allow x.Y lifts nothing: no such finding"]
