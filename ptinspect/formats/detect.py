@@ -67,22 +67,27 @@ ITERATION = "latest_checkpointed_iteration.txt"
 LATEST = "latest"
 """The file of DeepSpeed that names its newest checkpoint's folder."""
 
-INDEXES = (
-    "model.safetensors.index.json",
-    "diffusion_pytorch_model.safetensors.index.json",
+INDEX = ".index.json"
+"""End of the name of an index, which is a model without a config as well."""
+_MODELS = (
+    "adapter_model.safetensors",
     "adapter_model.safetensors.index.json",
+    "adapter_model.bin",
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
     "pytorch_model.bin.index.json",
+    "tf_model.safetensors",
+    "diffusion_pytorch_model.safetensors",
+    "diffusion_pytorch_model.safetensors.index.json",
+    "diffusion_pytorch_model.bin",
 )
-SINGLE_FILES = (
-    ("adapter_config.json", ("adapter_model.safetensors", "adapter_model.bin")),
-    ("config.json", ("model.safetensors", "pytorch_model.bin", "tf_model.safetensors")),
-    ("config.json", ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")),
-)
+"""Models of Hugging Face. Of several in a folder, transformers loads the first."""
 RANK_FILE = re.compile(r"model_world_size_(\d+)_rank_(\d+)\.pt")
 """The file of a rank, as FSDP trainers (verl) name it."""
 _METADATA = re.compile(r"__\d+\.metadata")
 """The `.metadata` of one process, which torch writes with `use_collectives=False`."""
-MEMBER_SUFFIXES = (".safetensors", ".bin", ".distcp", ".index.json", ".metadata")
+MEMBER_SUFFIXES = (".safetensors", ".bin", ".distcp", INDEX, ".metadata")
 """Ends of the names of files that belong to the document of their folder."""
 
 HEAD_BYTES = 4096
@@ -355,9 +360,8 @@ def _not_pickle_error(source: Source, head: bytes) -> FormatError:
 
 def main_file(folder: str) -> str | None:
     """Return the file that stands for the whole folder; None if the folder is a list of files.
-    It is the `.metadata` of torch.distributed.checkpoint, the index of a sharded model, the file of
-    the lowest rank, or the one file of a Hugging Face model. Of safetensors and .bin, as
-    transformers does, the former."""
+    It is the `.metadata` of torch.distributed.checkpoint, the file of the lowest rank, or the model
+    or index of Hugging Face that transformers would load."""
     try:
         names = set(os.listdir(folder))
     except OSError:
@@ -372,14 +376,10 @@ def main_file(folder: str) -> str | None:
         return os.path.join(folder, LATEST)
     if ITERATION in names and megatron_folder(folder) is not None:
         return os.path.join(folder, ITERATION)
-    for index in INDEXES:
-        if index in names:
-            return os.path.join(folder, index)
-    for config, models in SINGLE_FILES:
-        if config in names:
-            for model in models:
-                if model in names:
-                    return os.path.join(folder, model)
+    for model in _MODELS:
+        config = "adapter_config.json" if model.startswith("adapter") else "config.json"
+        if model in names and (config in names or model.endswith(INDEX)):
+            return os.path.join(folder, model)
     return None
 
 

@@ -104,3 +104,21 @@ def test_a_pipeline_lists_its_models_and_convert_asks_which(tmp_path: Path) -> N
     result = run("convert", tmp_path / "pipe", tmp_path / "out.pt")
     assert result.exit_code == 2 and "a pipeline of 2 models: text_encoder, unet" in result.stderr
     assert run("convert", tmp_path / "pipe/unet", tmp_path / "out.pt").exit_code == 0
+
+
+def test_of_several_models_in_a_folder_it_is_the_one_that_transformers_loads(
+    tmp_path: Path,
+) -> None:
+    """Source: `_get_resolved_checkpoint_files` of transformers, and its look for an adapter."""
+    folder = hugging_face(tmp_path / "hf", "bin")
+    names = ["pytorch_model.bin.index.json"]
+    more = ["model.safetensors.index.json", "model.safetensors", "adapter_model.safetensors"]
+    for name in more:
+        shutil.copy(OTHERS / name.replace("adapter_", ""), folder / name)
+        if name.startswith("adapter"):
+            (folder / "adapter_config.json").write_text("{}")
+        names.append(name)
+        assert main_file(str(folder)) == str(folder / names[-1])
+    (folder / "config.json").unlink()
+    (folder / "adapter_config.json").unlink()
+    assert main_file(str(folder)) == str(folder / names[1])
