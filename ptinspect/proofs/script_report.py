@@ -170,6 +170,9 @@ _LOGS = re.compile(r"\.(log|jsonl|csv|tsv|txt|out|err)$|tfevents")
 _RNG_WORDS = ("rng", "random", "generator")
 # Numbers in the state of a generator of numpy.
 _RNG_NUMBERS = {"state", "inc", "pos", "has_gauss", "gauss", "has_uint32", "uinteger", "buffer_pos"}
+# Under which training scripts record their options, and options that a script sets as it resumes.
+_OPTION_RECORDS = {"args", "config", "cfg", "hparams", "hyper_parameters", "opt", "train_args"}
+_RESTART_OPTIONS = {"resume", "start_epoch"}
 _TIME_WORDS = {"time", "timestamp", "date", "elapsed", "duration", "runtime", "hostname", "pid"}
 
 
@@ -315,13 +318,17 @@ def restart_keys(
     checkpoints: list[Checkpoint], command: Sequence[str], again: Sequence[str]
 ) -> list[str]:
     """Return the keys of recorded options that say how the script was started again: those that
-    only this command has, `resume`, and the epoch to start at."""
+    only this command has, and in a record of options `resume` and the epoch to start at."""
     words = [word for word in again if word.startswith("-") and word not in command]
     options = {word.lstrip("-").partition("=")[0].replace("-", "_") for word in words}
-    options |= {"resume", "start_epoch"}
     items = [item for checkpoint in checkpoints for item in checkpoint.items]
-    keys = [item.key for item in items if item.kind == "entry" and "." in item.key]
-    return [key for key in keys if key.rpartition(".")[2] in options]
+    keys = []
+    for key in [item.key for item in items if item.kind == "entry"]:
+        parent, _, name = key.rpartition(".")
+        is_recorded = parent.rpartition(".")[2] in _OPTION_RECORDS and name in _RESTART_OPTIONS
+        if is_recorded or (parent and name in options):
+            keys.append(key)
+    return keys
 
 
 def split_differences(

@@ -20,7 +20,7 @@ from ptinspect.cli import cli
 from ptinspect.comparison import diff
 from ptinspect.errors import PtInspectError
 from ptinspect.proofs.script import check_script
-from ptinspect.proofs.script_report import _items
+from ptinspect.proofs.script_report import Checkpoint, Item, _items, restart_keys
 from tests.proofs.script.running import check
 
 COUNTER = """
@@ -129,6 +129,15 @@ def test_the_states_of_generators(tmp_path: Path) -> None:
     by_kind = [{re.split(r"[.[]", it.key)[0] for it in items if (it.kind == "rng") is is_rng}
                for is_rng in (True, False)]  # fmt: skip
     assert by_kind == [set(states), set(counted)]
+
+
+def test_options_of_the_second_start_and_counters_of_the_same_name() -> None:
+    names = ["args.resume", "args.start_epoch", "config.init_from", "state.start_epoch", "resume"]
+    items = [Item(name, "entry", name) for name in [*names, "args.lr"]]
+    checkpoints = [Checkpoint("1.pt", "1.pt", (*items, Item("net.resume", "tensor", "")))]
+    again = ["train.py", "--lr=1", "--init-from=resume"]
+    assert restart_keys(checkpoints, ["train.py", "--lr=1"], again) == names[:3]
+    assert restart_keys(checkpoints, ["train.py"], ["train.py"]) == names[:2]
 
 
 def test_a_command_that_fails(tmp_path: Path) -> None:
