@@ -129,6 +129,17 @@ def test_base64_in_json_is_read_as_b64decode_reads_it(tmp_path: Path, inserted: 
         assert report.verdict == "dangerous", protocol
 
 
+@pytest.mark.parametrize("codec", ["utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize("inserted", ["", " "])
+def test_json_is_decoded_as_json_loads_decodes_it(
+    codec: str, inserted: str, tmp_path: Path
+) -> None:
+    payload = pickle.dumps(Acts())
+    data = json.dumps({"a": inserted.join(base64.b64encode(payload).decode())}).encode(codec)
+    assert base64.b64decode(json.loads(data)["a"]) == payload
+    assert scanned(tmp_path, data, "config.json").verdict == "dangerous"
+
+
 @pytest.mark.parametrize("protocol", [2, 4])
 def test_spacy_s_objects_hold_a_pickle_that_is_judged(protocol: int, tmp_path: Path) -> None:
     """unpickle_vocab and unpickle_doc load one of their arguments by pickle."""

@@ -53,7 +53,9 @@ BASE64 = re.compile(rb"[A-Za-z0-9+/_-]{24,}")
 BASE64_PICKLE = re.compile(rb"gA[I-X][A-Za-z0-9+/_-]{20,}")
 _ESCAPED_OTHERS = re.compile(rb"\\+(?:u(?!00[2-7])[0-9A-Fa-f]{4}|u0022|[^/u\\])|\\+(?=\\[/u])")
 _ESCAPED_CODE = re.compile(rb"\\u00([2-7][0-9A-Fa-f])")
-_NO_BASE64 = re.compile(rb"[^A-Za-z0-9+/]")
+_NO_BASE64 = bytes(code for code in range(256) if not re.match(rb"[A-Za-z0-9+/]", bytes([code])))
+_JSON_START = b"\xef\xbb\xbf\xff\xfe \t\r\n"
+"""Byte order marks and spaces, which `json.loads` skips."""
 _JSON_TEXT = re.compile(rb'"([^"]{24,})"')
 
 
@@ -140,45 +142,29 @@ def decode_base64(text: bytes) -> bytes:
 
 
 def scan_text(source: Source, state: ScanState) -> None:
-    """Scan the files that a text contains in base64, as JSON and YAML do."""
-    data, start, stop = source.window()
-    stop = min(stop, start + SEARCHED_BYTES)
-    texts = [(offset - start, each) for offset, each in find_base64(data, start, stop, BASE64)]
-    if data.find(b"\\", start, stop) >= 0:
-        data, start = _unescape(bytes(data[start:stop])), 0
-        stop = len(data)
-        texts += find_base64(data, 0, stop, BASE64)
-    if bytes(data[start : min(stop, start + 256)]).lstrip()[:1] in (b"{", b"["):
-        texts += _find_json_base64(bytes(data[start:stop]))
-    seen: set[bytes] = set()
-    for offset, decoded in texts:
-        if decoded not in seen:
-            seen.add(decoded)
-            source = MemorySource(decoded, state.path, base=None)
-            scan_suspect(state, source, f"base64 @ {offset}")
+    """Scan the files that a text contains in base64, as JSON and YAML do.
 
-
-def _unescape(text: bytes) -> bytes:
-    """Return a text of JSON with the characters of base64 that are escaped, without all others.
-
-    A text may be inside another one, with two or more backslashes.
+    A text of JSON may be inside another one: its escapes have two or more backslashes.
     """
-    text = _ESCAPED_OTHERS.sub(b"", text).replace(b"\\/", b"/")
-    return _ESCAPED_CODE.sub(lambda match: bytes([int(match[1], 16)]), text)
+    from binascii import a2b_base64
 
-
-def _find_json_base64(text: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield (offset, decoded bytes) of texts of JSON that `base64.b64decode` turns into files: it
-    skips characters that are not in its alphabet."""
-    from base64 import b64decode
-    from binascii import Error
-
-    for match in _JSON_TEXT.finditer(text):
-        if not _NO_BASE64.search(match[1]):
-            continue  # `find_base64` yields it
-        try:
-            decoded = b64decode(match[1] + b"===")
-        except Error:
-            continue
-        if looks_like_file(decoded, 0, len(decoded)):
-            yield match.start(), decoded
+    text = source.read(0, min(source.size, SEARCHED_BYTES))
+    if b"\0" in text[:4]:  # `json.loads` reads UTF-16 and UTF-32 as well
+        text = text.replace(b"\0", b"")
+    readings = [text]
+    if b"\\" in text:  # without escapes, except of the characters of base64
+        text = _ESCAPED_OTHERS.sub(b"", text).replace(b"\\/", b"/")
+        readings.append(_ESCAPED_CODE.sub(lambda match: bytes([int(match[1], 16)]), text))
+    found: dict[bytes, int] = {}
+    for text in readings:
+        for offset, decoded in find_base64(text, 0, len(text), BASE64):
+            found.setdefault(decoded, offset)
+    is_json = text[:256].lstrip(_JSON_START)[:1] in (b"{", b"[")
+    for match in _JSON_TEXT.finditer(text) if is_json else ():
+        letters = match[1].translate(None, _NO_BASE64)  # `b64decode` skips the others
+        if len(letters) < len(match[1]) and len(letters) % 4 != 1:
+            decoded = a2b_base64(letters + b"===")
+            if looks_like_file(decoded, 0, len(decoded)):
+                found.setdefault(decoded, match.start())
+    for decoded, offset in found.items():
+        scan_suspect(state, MemorySource(decoded, state.path, base=None), f"base64 @ {offset}")
