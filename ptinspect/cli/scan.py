@@ -109,11 +109,10 @@ def command(
                 advise_clean=is_json or verbose or len(files) == 1,
             )  # fmt: skip
             reports = map_files(scan, files, jobs=jobs, progress=progress)
-        if is_json or (output_format == "text" and not quiet):
-            are_several = len(reports) > 1
-            for index, report in enumerate(reports):
-                if is_json or is_listed(report, are_several, verbose=verbose):
-                    reports[index] = _without_failing_advice(report)
+        is_text, are_several = output_format == "text" and not quiet, len(reports) > 1
+        for index, report in enumerate(reports):
+            if is_json or (is_text and is_listed(report, are_several, verbose=verbose)):
+                reports[index] = _without_failing_advice(report)
         skipped = left_out_text(left_out)
         if is_json:
             is_one = len(paths) == len(reports) == 1 and not os.path.isdir(paths[0])
@@ -134,8 +133,9 @@ def command(
 
 
 def _without_failing_advice(report: ScanReport) -> ScanReport:
-    """Return a report without the advice to convert the file, if `convert` refuses it."""
-    advice = next((step for step in report.steps if step.startswith("ptinspect convert ")), None)
+    """Return a report without the advice to convert the file, if `convert` refuses it. The advice
+    on large files only tries it."""
+    advice = next((step for step in report.steps if step.endswith(" --to safetensors")), None)
     if advice is None or report.path == "-":
         return report
     from dataclasses import replace

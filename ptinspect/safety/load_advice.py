@@ -62,6 +62,10 @@ _WELL_KNOWN = {*sys.stdlib_module_names, "torch", "numpy"} - {"__main__", "__mp_
 MAX_SAFE_GLOBALS = 12
 """Names that one line to paste may list."""
 
+MAX_PLANNED = 1000
+"""Storages of a file whose conversion is planned before it is advised, which can take as long as
+the scan itself."""
+
 
 def load_advice(document: Document) -> LoadAdvice:
     """Return how to load the file of an open document."""
@@ -302,10 +306,12 @@ def _steps_without_weights_only(
         steps.append(f"{line}  # torch {TRUSTED_TORCH} or later")
     if load.needs and "stub" in commands:
         steps.append(f"ptinspect stub {shell_word(state.path)} > model_def.py")
-    has_tensors = any(stream.persistent for stream in state.streams)
+    tensors = sum(len(stream.persistent) for stream in state.streams)
     is_optimizer = any(_is_optimizer(stream.root) for stream in state.streams)
-    if "convert" in commands and has_tensors and not is_optimizer:
-        steps.append(f"ptinspect convert {shell_word(state.path)} --to safetensors")
+    if "convert" in commands and tensors and not is_optimizer:
+        is_large = tensors > MAX_PLANNED
+        trial = " --dry-run  # says whether it can be written" if is_large else ""
+        steps.append(f"ptinspect convert {shell_word(state.path)} --to safetensors{trial}")
     if not line:
         steps.append(f"{load.call}  # runs what the file says")
     return steps

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ptinspect.errors import Place
 from ptinspect.limits import LIMITS
-from ptinspect.report import LoadAdvice, Report
+from ptinspect.report import LoadAdvice, Report, __version__
 from ptinspect.text import count_text
 
 if TYPE_CHECKING:
@@ -32,8 +32,7 @@ FAIL_ON = (POINTER, UNKNOWN, DANGEROUS)
 ALLOWED = "allowed: "
 """Begins the note that lists the names that `allow` lifted."""
 
-_MORE = re.compile(r" and [\d,]+ more$")
-"""Ends such a list that is cut; see `join_names`."""
+_MORE = re.compile(r" and [\d,]+ more$")  # ends such a list that is cut: `join_names`
 
 LEFT_OUT, FURTHER = "left out, because the report is too large: ", "and "
 """Begin the notes that count what a report does not list."""
@@ -120,9 +119,8 @@ class ReadError:
 
     def as_dict(self) -> dict[str, object]:
         """Return the error as in JSON."""
-        where = None
-        if self.record is not None or self.offset is not None:
-            where = {"record": self.record, "offset": self.offset}
+        is_known = self.record is not None or self.offset is not None
+        where = {"record": self.record, "offset": self.offset} if is_known else None
         return {"kind": self.kind, "message": self.message, "where": where, "hint": self.hint}
 
     def __str__(self) -> str:
@@ -234,10 +232,9 @@ def exit_code(reports: Collection[ScanReport], fail_on: str = UNKNOWN) -> int:
 
 def unused_names(reports: Sequence[ScanReport], allow: Iterable[str]) -> Iterator[str]:
     """Yield a message for each name of `--allow` that changed no verdict, as far as is listed."""
-    notes = [note for report in reports for note in report.notes if note.startswith(ALLOWED)]
-    lists = [_MORE.sub("", note.removeprefix(ALLOWED)) for note in notes]
-    lifted = {name for text in lists for name in text.split(", ")}
-    is_cut = any(map(_MORE.search, notes)) or any(any(r._left_out()) for r in reports)
+    lists = [n.removeprefix(ALLOWED) for r in reports for n in r.notes if n.startswith(ALLOWED)]
+    lifted = {name for text in lists for name in _MORE.sub("", text).split(", ")}
+    is_cut = any(map(_MORE.search, lists)) or any(any(r._left_out()) for r in reports)
     findings = [finding for report in reports for finding in report.all_findings()]
     dangerous = sorted({each.name for each in findings if each.verdict == DANGEROUS})
     for glob in allow:
@@ -338,8 +335,7 @@ def dump_reports(reports: list[ScanReport]) -> bytes:
     def fields(item: Finding | LoadAdvice | ReadError | ScanReport) -> dict[str, list[object]]:
         return {type(item).__name__: [getattr(item, name) for name in item.__slots__]}
 
-    encoder = json.JSONEncoder(check_circular=False, separators=(",", ":"), default=fields)
-    return encoder.encode(reports).encode()
+    return json.dumps(reports, check_circular=False, separators=(",", ":"), default=fields).encode()
 
 
 def load_reports(data: bytes) -> list[ScanReport]:
@@ -394,8 +390,6 @@ def sarif_text(reports: Sequence[ScanReport]) -> str:
 
     https://docs.oasis-open.org/sarif/sarif/v2.1.0/sarif-v2.1.0.html
     """
-    from ptinspect.report import __version__
-
     rules = [
         {
             "id": f"ptinspect/{verdict}",

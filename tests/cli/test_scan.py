@@ -370,3 +370,19 @@ def test_advice_is_tried_only_where_it_is_printed(
     read(*paths)
     run(paths[0])
     assert tried == [*paths, *paths, paths[0]]
+
+
+def test_a_conversion_of_a_large_model_is_not_planned_for_its_advice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch = pytest.importorskip("torch")
+    monkeypatch.chdir(tmp_path)
+    torch.save(torch.nn.Sequential(*[torch.nn.Linear(1, 1) for _ in range(600)]), "m.pt")
+    with monkeypatch.context() as patch:
+        patch.setattr("ptinspect.conversion.convert_file.find_refusal", None)
+        out = run("m.pt", code=0)
+    (step,) = [line for line in out.splitlines() if "ptinspect convert" in line]
+    command = step.removeprefix("  next: ptinspect ").partition("  #")[0]
+    assert command == "convert m.pt --to safetensors --dry-run"
+    result = CliRunner().invoke(cli, command.split())
+    assert result.exit_code == 0 and not Path("m.safetensors").exists()
