@@ -20,7 +20,7 @@ from ptinspect.conversion.options import (
     target_of_suffix,
 )
 from ptinspect.conversion.output.sink import ByteCounter, ModificationGuard, Sink
-from ptinspect.conversion.output.storage_layout import TensorOptions
+from ptinspect.conversion.output.torch_zip import TensorOptions
 from ptinspect.conversion.plan import model_candidates
 from ptinspect.conversion.report import (
     ConversionReport,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.conversion.output.pieces import CAST_DTYPES
-from ptinspect.conversion.output.storage_layout import TensorOptions
+from ptinspect.conversion.output.torch_zip import TensorOptions
 from ptinspect.dtypes import DType, dtype_by_name
 from ptinspect.errors import PtInspectError
 from ptinspect.pickling.pyobjects import bracketed

@@ -23,7 +23,7 @@ from ptinspect.conversion.output.pieces import (
     TensorPiece,
     storage_piece,
 )
-from ptinspect.conversion.output.storage_layout import TensorOptions, byte_span, check_bounds
+from ptinspect.conversion.output.torch_zip import TensorOptions, byte_span, check_bounds
 from ptinspect.conversion.plan import ModelPart, OutputFile, Plan, PlannedTensor
 from ptinspect.conversion.report import loss_warnings
 from ptinspect.conversion.state_dict import model_part

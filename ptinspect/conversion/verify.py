@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ptinspect.conversion.options import TENSORS_ONLY
 from ptinspect.conversion.output.pieces import TensorPiece
 from ptinspect.conversion.output.sink import Sink
-from ptinspect.conversion.output.storage_layout import check_bounds
+from ptinspect.conversion.output.torch_zip import check_bounds
 from ptinspect.document import open as open_document
 from ptinspect.document.document import Document
 from ptinspect.document.elements import aligned, iter_contiguous

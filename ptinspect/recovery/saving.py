@@ -15,7 +15,7 @@ from ptinspect.conversion.builtins_only import UNREPRESENTABLE, PlainValues
 from ptinspect.conversion.options import ConvertOptions, KeyEdits
 from ptinspect.conversion.output.object_graph import ObjectGraph
 from ptinspect.conversion.output.sink import ByteCounter, ModificationGuard, Sink
-from ptinspect.conversion.output.storage_layout import TensorOptions
+from ptinspect.conversion.output.torch_zip import TensorOptions
 from ptinspect.conversion.plan import OutputFile, plan_torch_file
 from ptinspect.conversion.safetensors import plan_safetensors
 from ptinspect.document.document import Document

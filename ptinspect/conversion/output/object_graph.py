@@ -15,7 +15,7 @@ from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ptinspect.conversion.output.storage_layout import (
+from ptinspect.conversion.output.torch_zip import (
     OutputStorage,
     StorageLayout,
     TensorOptions,
