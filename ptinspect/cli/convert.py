@@ -64,6 +64,9 @@ TARGETS = ("state_dict", "checkpoint", "safetensors", "npz", "same")
 @repeatable(
     "--set entries", "NAME=VALUE", "Set an entry of the checkpoint; VALUE is JSON or else a string."
 )
+@repeatable(
+    "--metadata metadata", "KEY=VALUE", "Set an entry of the metadata in the safetensors header."
+)
 @option("--optimizer", "FILE", "Take the checkpoint's optimizer state from FILE.")
 @flag("--plain", "Write only what torch.load accepts by default.")
 @option("--max-shard-size", "N", "Write shards of at most N (e.g. 5GB) and an index.")
@@ -78,8 +81,9 @@ def command(
     all_entries: bool, include: tuple[str, ...], exclude: tuple[str, ...],
     strip_prefix: tuple[str, ...], add_prefix: str, rename: tuple[str, ...], dtype: str | None,
     allow_overflow: bool, device: str | None, contiguous: bool, shared: str,
-    entries: tuple[str, ...], optimizer: str | None, plain: bool, max_shard_size: str | None,
-    verify: bool, force: bool, dry_run: bool, output_format: str, no_progress: bool,
+    entries: tuple[str, ...], metadata: tuple[str, ...], optimizer: str | None, plain: bool,
+    max_shard_size: str | None, verify: bool, force: bool, dry_run: bool,
+    output_format: str, no_progress: bool,
 ) -> None:  # fmt: skip
     """Write the content of SRC to DST, without torch and without executing anything.
 
@@ -93,6 +97,12 @@ def command(
 
     sources, target = _split_paths(paths)
     new_entries = dict(map(_parse_entry, entries))
+    new_metadata = {}
+    for text in metadata:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise click.UsageError(f"--metadata needs KEY=VALUE, not {text!r}")
+        new_metadata[name] = value
     _check_distinct_outputs(sources, target, to)
     results: list[ConversionReport | PtInspectError] = []
     for source in sources:
@@ -103,6 +113,7 @@ def command(
                     include=include, exclude=exclude, allow_overflow=allow_overflow,
                     strip_prefix=strip_prefix, add_prefix=add_prefix, rename=rename, dtype=dtype,
                     device=device, contiguous=contiguous, shared=shared, set=new_entries,
+                    metadata=new_metadata,
                     optimizer=optimizer, plain=plain, max_shard_size=max_shard_size,
                     verify=verify, force=force, dry_run=dry_run, progress=progress,
                 )  # fmt: skip

@@ -52,6 +52,7 @@ def convert(
     add_prefix: str = "", rename: Sequence[str] = (), dtype: object = None,
     allow_overflow: bool = False, device: str | None = None, contiguous: bool = False,
     shared: str = "keep-one", set: Mapping[str, object] | None = None,
+    metadata: Mapping[str, str] | None = None,
     optimizer: str | os.PathLike[str] | None = None, plain: bool = False,
     max_shard_size: int | str | None = None, verify: bool = False, force: bool = False,
     dry_run: bool = False, progress: Progress | None = None, limits: Limits | None = None,
@@ -73,6 +74,7 @@ def convert(
             memory.
         set, optimizer, plain: entries to add to a checkpoint, a file with its optimizer state,
             and whether to write only values that torch.load accepts by default.
+        metadata: strings by name, for the header of safetensors; `format` is `pt` by default.
         max_shard_size: size of safetensors shards in bytes, or as `5GB`.
         verify, force, dry_run: compare all bytes afterwards; overwrite files; write nothing.
         progress: called with (bytes done, bytes in total).
@@ -88,7 +90,8 @@ def convert(
             as_tuple(include), as_tuple(exclude), as_tuple(strip_prefix),
             tuple(map(parse_rename, as_tuple(rename))), add_prefix,
         ), tensors=TensorOptions(parse_dtype(dtype), parse_device(device), contiguous),
-        shared=shared, set=set or {}, optimizer=None if optimizer is None else os.fspath(optimizer),
+        shared=shared, set=set or {}, metadata=metadata or {},
+        optimizer=None if optimizer is None else os.fspath(optimizer),
         plain=plain, max_shard_size=max_shard_size, allow_overflow=allow_overflow, dst=target,
     )  # fmt: skip
     options.check()

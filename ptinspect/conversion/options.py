@@ -120,6 +120,7 @@ class ConvertOptions:
     tensors: TensorOptions = field(default_factory=TensorOptions)
     shared: str = "keep-one"
     set: Mapping[str, object] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
     optimizer: str | None = None
     plain: bool = False
     max_shard_size: int | str | None = None
@@ -146,6 +147,7 @@ class ConvertOptions:
             "optimizer": self.optimizer, "plain": self.plain,
             "max-shard-size": self.max_shard_size, "allow-overflow": self.allow_overflow,
             "set": [f"{name}={json.dumps(value, default=str)}" for name, value in self.set.items()],
+            "metadata": [f"{name}={value}" for name, value in self.metadata.items()],
         }  # fmt: skip
         for name, value in options.items():
             if value is True:
@@ -168,10 +170,13 @@ class ConvertOptions:
             raise PtInspectError(f"--shared takes {', '.join(SHARED)}, not {self.shared!r}")
         for name, value in self.set.items():
             _check_settable(name, value)
+        if not all(isinstance(text, str) for item in self.metadata.items() for text in item):
+            raise PtInspectError("--metadata takes strings, as safetensors does")
         if self.max_shard_size is not None:
             parse_size(self.max_shard_size)
         misplaced = {
             "--set": self.set and to != "checkpoint",
+            "--metadata": self.metadata and to != "safetensors",
             "--plain": self.plain and to != "checkpoint",
             "--optimizer": self.optimizer and to != "checkpoint",
             "--max-shard-size": self.max_shard_size and to != "safetensors",

@@ -29,7 +29,7 @@ from ptinspect.conversion.report import loss_warnings
 from ptinspect.conversion.state_dict import model_part
 from ptinspect.document.tensor import Storage
 from ptinspect.dtypes import SAFETENSORS_DTYPES
-from ptinspect.errors import UnsupportedError
+from ptinspect.errors import PtInspectError, UnsupportedError
 from ptinspect.formats.safetensors import FORMAT, HEADER_BYTES
 from ptinspect.pickling.pyobjects import as_mapping, dotted
 from ptinspect.pickling.values import TensorCall
@@ -82,7 +82,14 @@ class _Form(NamedTuple):
 def plan_safetensors(document: Document, path: str, options: ConvertOptions) -> Plan:
     """Return the plan of one file, or of shards and their index."""
     plan, entries, aliases = plan_named_tensors(document, options, _SAFETENSORS)
-    metadata = {FORMAT: "pt", **{alias: aliases[alias] for alias in sorted(aliases)}}
+    names = {planned.key for planned, _ in entries} if options.metadata else set()
+    for key, value in options.metadata.items():
+        if key in aliases or (key != FORMAT and value in names):
+            raise PtInspectError(
+                f"--metadata {key}={value} would mean that the tensor {key} is another one"
+            )
+    metadata = {FORMAT: "pt", **options.metadata}
+    metadata |= {alias: aliases[alias] for alias in sorted(aliases)}
     if options.max_shard_size is None:
         plan.files = [_file(path, entries, metadata)]
     else:
@@ -413,10 +420,13 @@ def _shards(
         return [_file(path, entries, metadata)]
     stem, suffix = os.path.splitext(path)
     files, shard_names = [], {}
+    all_names = {planned.key for planned, _ in entries}
     for number, group in enumerate(groups, 1):
         shard_path = f"{stem}-{number:05}-of-{len(groups):05}{suffix}"
         names = {planned.key for planned, _ in group}
-        shard_metadata = {k: v for k, v in metadata.items() if k == FORMAT or v in names}
+        shard_metadata = {
+            k: v for k, v in metadata.items() if k == FORMAT or v in names or v not in all_names
+        }  # a note on tied tensors is in the shard of the one that is written
         files.append(_file(shard_path, group, shard_metadata))
         shard_names.update(dict.fromkeys(names, os.path.basename(shard_path)))
     index = {

@@ -75,7 +75,7 @@ def test_no_option_of_diff_is_ignored(format: str) -> None:
 CONVERT = (
     "--include *weight", "--exclude *bias", "--strip-prefix layer.", "--add-prefix x.",
     "--rename layer=fc", "--dtype float16", "--allow-overflow", "--device cuda:1",
-    "--shared duplicate", "--set note=1", f"--optimizer {CHECKPOINT}", "--plain",
+    "--shared duplicate", "--set note=1", "--metadata a=b", f"--optimizer {CHECKPOINT}", "--plain",
     "--max-shard-size 8", "--verify", "--dry-run",
 )  # fmt: skip
 

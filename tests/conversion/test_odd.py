@@ -304,3 +304,26 @@ def test_a_suffix_of_another_format_is_a_warning(to: str, suffix: str, tmp_path:
     assert (words in report.warnings) == (to != suffix)
     with ptinspect.open(target) as document:
         assert document.archive.format == (kind if kind != "torch.save" else "torch-zip")
+
+
+def test_metadata_of_safetensors(tmp_path: Path) -> None:
+    """Every shard has it; the note on tied tensors is where the tensor is."""
+    torch, library = pytest.importorskip("torch"), pytest.importorskip("safetensors")
+    w = torch.ones(3)
+    torch.save({"a": w, "b": w, "c": torch.ones(3, 3)}, tmp_path / "a.pt")
+    metadata = {"license": "MIT", "line": "a\n=ü"}
+    whole, shards = tmp_path / "o.safetensors", tmp_path / "s.safetensors"
+    convert(tmp_path / "a.pt", whole, metadata=metadata, verify=True)
+    files = convert(tmp_path / "a.pt", shards, metadata=metadata, max_shard_size=12).files[:-1]
+    expected = {"format": "pt", **metadata, "b": "a"}
+    for path, notes in zip([whole, *files], [expected] * 2 + [{**expected, "b": ""}], strict=True):
+        with library.safe_open(path, "pt") as file:
+            assert file.metadata() == {key: text for key, text in notes.items() if text}
+    convert(tmp_path / "a.pt", whole, metadata={"format": "np"}, force=True)
+    with library.safe_open(whole, "pt") as file:
+        assert file.metadata() == {"format": "np", "b": "a"}
+    for clash in ({"b": "x"}, {"x": "a"}):
+        with pytest.raises(PtInspectError, match=r"would mean that the tensor [bx] is another"):
+            convert(tmp_path / "a.pt", whole, metadata=clash, force=True)
+    with pytest.raises(PtInspectError, match="takes strings"):
+        convert(tmp_path / "a.pt", whole, metadata={"x": 1}, force=True)  # type: ignore[dict-item]

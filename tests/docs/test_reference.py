@@ -26,8 +26,8 @@ COMMANDS = {
  --check""",
     "convert": """--to --entry --all-entries --allow-overflow --include --exclude --strip-prefix
     --add-prefix --rename --dtype
- --device --contiguous --shared --set --optimizer --plain --max-shard-size --verify --force
- --dry-run -f --format --no-progress""",
+ --device --contiguous --shared --set --metadata --optimizer --plain --max-shard-size --verify
+ --force --dry-run -f --format --no-progress""",
     "diff": "-f --format -o --output --tolerance --include --exclude --no-progress",
     "recover": f"{REPORT} --proved-only --no-progress",
     "scan": f"""{REPORT} -v --verbose -q --quiet --allow --config --exclude --fail-on -j --jobs
