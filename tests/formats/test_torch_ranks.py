@@ -65,6 +65,16 @@ def test_a_file_in_the_current_folder_is_named_without_a_folder(
     assert shown["set"]["files"] == NAMES
 
 
+@pytest.mark.parametrize("name", ["ckpt-rank{:02}-of-2.pt", "lora_rank8_rank{}_step_300.pt"])
+def test_other_numbers_may_follow_the_rank(name: str, folder: Path) -> None:
+    for rank in range(2):
+        (folder / NAMES[rank]).rename(folder / name.format(rank))
+    with ptinspect.open(folder / name.format(1)) as document:
+        assert document.archive.facts["set"]["files"] == [name.format(0), name.format(1)]  # type: ignore[index]
+        (rows,) = (info for info in document.tensors.values() if info.path[-1] == "rows")
+        assert rows.shape == (5, 3)
+
+
 def test_show_lists_the_pieces_and_convert_writes_the_whole(tmp_path: Path) -> None:
     shown = json.loads(run("show", "-f", "json", LESSON).stdout)
     assert shown["set"] == {"ranks": 2, "files": NAMES, "missing": []}

@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from ptinspect.formats.archive import OpenArchive
     from ptinspect.source.base import Source
 
-_NAME = re.compile(r"(?:.*?world_size_(\d{1,6})_)?.*?rank_?(\d{1,6})\D*")
+_NAME = re.compile(r"(?:.*?world_size_(\d{1,6})_)?.*rank_?(\d{1,6})(?!\d).*")
 _CLASSES = ("DTensor", "ShardedTensor")
 
 MAX_DEPTH = 100
@@ -371,11 +371,11 @@ def _whole_tensor(archive: RankFiles, name: str, shards: dict[int, _Shards]) -> 
         ):  # fmt: skip
             mismatch = DamagedError(
                 f"{printable_name(path)}: {bounded_repr(name)} has another shape, dtype or"
-                " placement than in the first file",
-                hint=LEAVE_OUT,
+                " placement than in the first file"
             )
             if len(each.boxes) != 1 or len(first.boxes) != 1 or not prod(first.shape):
                 raise mismatch
+            mismatch.hint = LEAVE_OUT
             archive.differing[name] = None
             continue
         for box, value in each.own:
