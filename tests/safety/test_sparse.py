@@ -1,4 +1,4 @@
-"""Sparse tensors whose indices lead outside. Most versions of torch.load do not check them."""
+"""Sparse tensors whose indices lead outside, which torch.load does not check unless asked to."""
 
 from __future__ import annotations
 

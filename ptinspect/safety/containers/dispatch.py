@@ -134,7 +134,8 @@ def _scan_archive(kind: str, source: Source, state: ScanState) -> None:
 def _check_sparse_indices(source: Source, state: ScanState) -> None:
     """Report sparse tensors whose indices lead outside: torch reads and writes where they point to.
 
-    Most versions of torch.load do not check them: torch/_utils.py, _validate_loaded_sparse_tensors.
+    torch.load of torch 2.13 checks them only where `check_sparse_tensor_invariants` is enabled.
+    Source: torch/_utils.py, _validate_loaded_sparse_tensors.
     """
     from ptinspect.document.document import Document
     from ptinspect.formats.detect import open_archive
