@@ -197,7 +197,8 @@ def _piece(tensor: Tensor, storage: Storage, form: _Form) -> Piece:
     if form.span is None or tensor.dtype is None:
         return TensorPiece(tensor, form.dtype)
     if form.dtype is tensor.dtype and storage.archive.byteorder == "little":
-        return SourceRange(storage, *form.span)
+        low, high = form.span
+        return SourceRange(storage, low, high)
     return storage_piece(storage, *form.span, tensor.dtype, form.dtype)
 
 
@@ -351,29 +352,29 @@ def header(entries: Sequence[Entry], metadata: dict[str, str]) -> bytes:
     # json.dumps would need an object for each tensor, and several times as long.
     quote = json.encoder.encode_basestring
     parts = [f'"__metadata__":{json.dumps(metadata, ensure_ascii=False, separators=(",", ":"))}']
-    forms: dict[object, str] = {}  # of dtypes and shapes
-    offset = 0
+    offset, form = 0, ""
+    last_dtype = last_shape = None
     for (name, _, tensor, dtype), piece in entries:
         end = offset + piece.length
-        form = forms.get((id(dtype), tensor.shape))
-        if form is None:
+        if dtype is not last_dtype or tensor.shape is not last_shape:
+            last_dtype, last_shape = dtype, tensor.shape
             type_name = _SAFETENSORS_NAMES[dtype.name if dtype else ""]
-            shape = list(tensor.shape)
+            shape = list(last_shape)
             if type_name == "F4":  # torch's type holds two of its numbers
                 shape[-1] *= 2
             sizes = ",".join(map(str, shape))
             form = f'{{"dtype":"{type_name}","shape":[{sizes}],"data_offsets":['
-            forms[id(dtype), tensor.shape] = form
         parts.append(f"{quote(name)}:{form}{offset},{end}]}}")
         offset = end
-    text = f"{{{','.join(parts if metadata else parts[1:])}}}".encode()
-    text += b" " * (-len(text) % 8)
-    if len(text) > HEADER_BYTES:
+    text = ",".join(parts if metadata else parts[1:]).encode()
+    padding = -(len(text) + 2) % 8
+    size = len(text) + 2 + padding
+    if size > HEADER_BYTES:
         raise UnsupportedError(
-            f"the header would have {len(text):,} bytes, but safetensors reads {HEADER_BYTES:,}",
+            f"the header would have {size:,} bytes, but safetensors reads {HEADER_BYTES:,}",
             hint="--max-shard-size writes several files",
         )
-    return len(text).to_bytes(8, "little") + text
+    return b"".join((size.to_bytes(8, "little"), b"{", text, b"}", b" " * padding))
 
 
 def _file(path: str, entries: Sequence[Entry], metadata: dict[str, str]) -> OutputFile:

@@ -132,9 +132,14 @@ def model_part(document: Document, options: ConvertOptions, graph: ObjectGraph) 
         return model
     items = as_mapping(value)
     model = ModelPart(path, value, warnings=warnings)
-    if items is None or not all(type(k) is str or isinstance(key_value(k), str) for k in items):
+    if items is None:
         return model
-    state = StateDict({str(key): item for key, item in items.items()}, metadata_of(value))
+    if set(map(type, items)) <= {str}:  # which thousands of tensors have
+        state = StateDict(dict(items), metadata_of(value))  # type: ignore[arg-type]
+    elif all(isinstance(key_value(key), str) for key in items):
+        state = StateDict({str(key): item for key, item in items.items()}, metadata_of(value))
+    else:
+        return model
     is_changed = False
     if options.to in TENSORS_ONLY or is_array_state_dict(value):
         arrays = {
@@ -150,7 +155,7 @@ def model_part(document: Document, options: ConvertOptions, graph: ObjectGraph) 
     if any(options.edits) or is_changed:
         _apply_edits(model, state, options.edits, ordered=not isinstance(value, dict))
     else:
-        model.items, model.sources = state.items, {key: key for key in state.items}
+        model.items, model.sources = state.items, dict(zip(state.items, state.items, strict=True))
     return model
 
 

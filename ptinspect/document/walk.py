@@ -291,12 +291,12 @@ def _is_repeated(value: Value, context: _Context) -> bool:
 def is_state_dict(value: Value, read: ReadTensor) -> bool:
     """Return True for a mapping of strings to tensors, or with a state_dict's `_metadata`."""
     items = as_mapping(value)
-    if items is None or not all(isinstance(key, str) for key in items):
+    if items is None or not all(issubclass(kind, str) for kind in set(map(type, items))):
         return False
     if isinstance(value, Call) and "_metadata" in attributes_of(value):
         return True
-    if not items:
-        return False
+    if not items or set(map(type, items.values())) == {TensorCall}:
+        return bool(items)
     return all(
         type(item) is TensorCall
         or read(item) is not None
