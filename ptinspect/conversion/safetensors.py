@@ -379,14 +379,19 @@ def header(entries: Sequence[Entry], metadata: dict[str, str]) -> bytes:
 
 def _file(path: str, entries: Sequence[Entry], metadata: dict[str, str]) -> OutputFile:
     """Return a file with these tensors, which are in the order of the source."""
-    # The order of Unicode is that of the bytes of UTF-8.
-    ordered = sorted(entries, key=lambda entry: entry[0][0])
-    if len({id(planned.dtype) for planned, _ in entries}) > 1:
-        ordered.sort(key=lambda entry: -_RANKS[entry[0].dtype.name] if entry[0].dtype else 0)
+    ordered = _in_file_order(entries)
     head = header(ordered, metadata)
     records = [(planned.key, (piece,)) for planned, piece in ordered]
     pieces = [piece for _, piece in entries], [piece for _, piece in ordered]
     return OutputFile(path, partial(_write, head, *pieces), head, records)
+
+
+def _in_file_order(entries: Sequence[Entry]) -> list[Entry]:
+    # The order of Unicode is that of the bytes of UTF-8.
+    ordered = sorted(entries, key=lambda entry: entry[0][0])
+    if len({id(planned.dtype) for planned, _ in entries}) > 1:
+        ordered.sort(key=lambda entry: -_RANKS[entry[0].dtype.name] if entry[0].dtype else 0)
+    return ordered
 
 
 def _write(head: bytes, pieces: Sequence[Piece], ordered: Sequence[Piece], sink: Sink) -> None:
@@ -410,7 +415,7 @@ def _shards(
     groups: list[list[Entry]] = []
     size = 0
     # In the order of the source, so that neighbours in the model are in the same shard.
-    for entry in sorted(entries, key=lambda entry: entry[0].tensor.pickle_offset):
+    for entry in sorted(_in_file_order(entries), key=lambda entry: entry[0].tensor.pickle_offset):
         length = entry[1].length
         if not groups or size + length > max_size:
             groups.append([])
