@@ -158,10 +158,9 @@ def _check_entries(file: OutputFile, missing: dict[str, PlannedTensor]) -> None:
     text = file.head[8:].decode().rstrip(" ")
     if text[:1] + text[-1:] != "{}":
         raise PtInspectError("its header is not an object")
-    position, begin = 1, 0
+    position, begin, comma = 1, 0, ""
     if text.startswith('{"__metadata__":'):
-        position = parse(text, 16)[1] + 1
-    text = text[:-1] + ","  # now all entries end alike
+        position, comma = parse(text, 16)[1], ","
     forms: dict[object, tuple[str, int]] = {}  # text and size by dtype and shape
     dtype = shape = None
     for key, _ in file.records:
@@ -169,15 +168,16 @@ def _check_entries(file: OutputFile, missing: dict[str, PlannedTensor]) -> None:
         if planned.dtype is not dtype or planned.tensor.shape is not shape:
             dtype, shape = planned.dtype, planned.tensor.shape
             if (id(dtype), shape) not in forms:
-                fields = _parse_form(parse, text, position, planned)
+                fields = _parse_form(parse, text, position + len(comma), planned)
                 forms[id(dtype), shape] = fields, planned.nbytes
             fields, nbytes = forms[id(dtype), shape]
-        entry = f'{quote(key)}:{fields},"data_offsets":[{begin},{begin + nbytes}]}},'
+        entry = f'{comma}{quote(key)}:{fields},"data_offsets":[{begin},{begin + nbytes}]}}'
         if not text.startswith(entry, position):
             raise PtInspectError(f"it has {text[position : position + len(entry)]}, not {entry}")
         position += len(entry)
         begin += nbytes
-    if position != len(text):
+        comma = ","
+    if position != len(text) - 1:
         raise PtInspectError(f"after all tensors its header has {text[position:][:200]}")
 
 

@@ -81,10 +81,7 @@ class Storages:
         index: object = (key, begin, nbytes) if begin else key
         storage = self._storages.get(index)
         if storage is None:
-            archive, inner_key = self._archive, key
-            if archive.inner:
-                archive, inner_key = archive.resolve_storage(key)
-            storage = Storage(archive, inner_key, location, nbytes, begin)
+            storage = Storage(*self._archive.resolve_storage(key), location, nbytes, begin)
             self._storages[index] = storage
         elif nbytes > storage.nbytes:  # two types may refer to one storage
             storage.nbytes = nbytes

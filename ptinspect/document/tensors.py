@@ -125,24 +125,20 @@ class TensorReader:
         self.limits = limits
         self.depth = depth
         self.nested: list[TensorReader] = []  # of the legacy streams inside this pickle
-        self._tensors: dict[int, tuple[Value, Tensor | None]] = {}
+        self._tensors: dict[Call, Tensor | None] = {}
         self._forms: dict[int, tuple[TensorForm, DType | None, int, bool]] = {}  # by id
         self._tar_tensors: dict[object, Tensor] = {}
         self._streams: dict[int, Reference | None] = {}
 
     def read(self, value: Value) -> Tensor | None:
-        cached = self._tensors.get(id(value))  # which keeps the value alive, and so its id unique
-        if cached is None:
-            if type(value) is TensorCall and value.changes is None:
-                cached = (value, self._read_plain(value))
-            elif isinstance(value, PersistentId):
-                return self._read_tar_tensor(value)
-            elif isinstance(value, Call):
-                cached = (value, self._read_wrapped(value))
-            else:
-                return None
-            self._tensors[id(value)] = cached
-        return cached[1]
+        if not isinstance(value, Call):
+            return self._read_tar_tensor(value) if isinstance(value, PersistentId) else None
+        if value in self._tensors:
+            return self._tensors[value]
+        is_plain = type(value) is TensorCall and value.changes is None
+        tensor = self._read_plain(value) if is_plain else self._read_wrapped(value)  # type: ignore[arg-type]
+        self._tensors[value] = tensor
+        return tensor
 
     def _read_plain(self, call: TensorCall) -> Tensor | None:
         """Read a dense tensor from the fields that the pickle machine's fast path recorded."""

@@ -122,10 +122,14 @@ class Sink:
 
     def write(self, data: bytes) -> None:
         """Write bytes of the container itself."""
-        self._pending += data
         self.position += len(data)
-        if len(self._pending) >= BUFFER:
-            self.flush()
+        if len(data) < BUFFER:
+            self._pending += data
+            if len(self._pending) < BUFFER:
+                return
+        self.flush()
+        if len(data) >= BUFFER:  # without a copy
+            self.output.write(data)
 
     def flush(self) -> None:
         """Write the bytes that were collected."""

@@ -178,8 +178,11 @@ class TorchZip(ZipArchive):
 
     def length_of(self, key: object) -> int:
         """See `Archive.length_of`."""
-        index = self.storages.find(key)
-        return -1 if index is None else self.directory.sizes[index]
+        storages = self.storages
+        index = storages.indices.get(key)
+        if index is None and (index := storages.find(key)) is None:
+            return -1
+        return self.directory.sizes[index]
 
     def locate(self, key: object) -> tuple[int | None, int, int | None] | None:
         """See `Archive.locate`."""
