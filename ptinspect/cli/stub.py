@@ -47,6 +47,7 @@ def command(
     difference. 2: the file could not be read, or the stub not written.
     """
     from ptinspect.stubs import stub, stub_package, untranslated
+    from ptinspect.stubs.build import NO_MODULE
 
     if check and class_name is not None:
         raise click.UsageError(
@@ -68,8 +69,12 @@ def command(
             write(text)
         if output not in (None, "-"):
             lines = count_text(text.count("\n"), "line")
-            needs_import = "\nSAFE_GLOBALS = [\n" in text
-            use = "import it before torch.load" if needs_import else "build() returns the model"
+            if "\nSAFE_GLOBALS = [\n" in text:
+                use = "import it before torch.load"
+            elif NO_MODULE in text:
+                use = "the file holds no module, and needs no classes"
+            else:
+                use = "build() returns the model"
             write_stderr(safe(f"{output}: wrote {lines}; {use}"))
     if check:
         from ptinspect.proofs.stub_check import check_stub

@@ -340,18 +340,19 @@ def read_pickle(source: Source, limits: Limits = LIMITS) -> PlainPickle:
 
 
 def _not_pickle_error(source: Source, head: bytes) -> FormatError:
-    from ptinspect.formats.zip_records import has_end_record
+    from ptinspect.formats.zip_records import bytes_before_zip, cut_command, has_end_record
 
     identity = identify_text(head, source.size)
     if identity:
         return identity.error()
     if has_end_record(source):
-        return FormatError(
-            "it contains a zip that does not begin at the start of the file: either its first"
-            " bytes are damaged, or it is a self-extracting program",
-            where=Place(None, 0),
-            hint=DOWNLOAD_AGAIN,
-        )
+        message = "it contains a zip that does not begin at the start of the file: "
+        length = bytes_before_zip(source)
+        if length:
+            message += f"{count_text(length, 'byte')} before it"
+            return FormatError(message, hint=cut_command(source.path, length))
+        message += "its first bytes are damaged"
+        return FormatError(message, where=Place(None, 0), hint=DOWNLOAD_AGAIN)
     return unknown_format_error(head)
 
 

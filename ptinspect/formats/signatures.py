@@ -103,6 +103,7 @@ SIGNATURES = (
     Signature(0, b"MZ\x90\0", "program", "a Windows program or library"),
     Signature(0, b"\xcf\xfa\xed\xfe", "program", "a macOS program or library"),
     Signature(0, b"!<arch>\n", "program", "a library archive (ar)"),
+    Signature(0, b"\0\5\x16\7", "appledouble", "what macOS stores beside a file (AppleDouble)"),
     Signature(0, b"\xff\xfe", "text", "a text in UTF-16"),
     Signature(0, b"\xfe\xff", "text", "a text in UTF-16"),
 )  # fmt: skip

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from ptinspect.source.base import Source
 
 STORED, DEFLATED = 0, 8
+PACK_AGAIN = "unpack it, and pack it again without compression: zip -0"
 
 SECRET = ENCRYPTED | 0x40 | 0x2000  # also strong encryption, and a masked directory
 KNOWN_FLAGS = ENCRYPTED | DESCRIBED | UTF8 | 0x6  # 0x6: deflate's level
@@ -271,7 +272,7 @@ class ZipDirectory:
             raise UnsupportedError(
                 f"the record is compressed by method {method}; only deflate (8) is supported",
                 where=place,
-                hint="unpack it, and pack it again without compression: zip -0",
+                hint=PACK_AGAIN,
             )
         return self._inflate_range(index, start, stop, size)
 

@@ -12,7 +12,7 @@ from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, Place, PtInspectError
 from ptinspect.formats.archive import Finding, StorageExtent, declared_storages, truncated_error
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.machine import run
-from ptinspect.text import bounded_repr, printable_name
+from ptinspect.text import bounded_repr, printable_name, shell_word
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -68,6 +68,17 @@ def has_end_record(source: Source) -> bool:
     """Return True if there is an end record. A truncated zip has none."""
     tail = source.read(max(source.size - _TAIL, 0), min(source.size, _TAIL))
     return tail.rfind(END, 0, max(len(tail) - _END.size + 4, 0)) >= 0
+
+
+def bytes_before_zip(source: Source) -> int:
+    """Return how many bytes a file has before its zip; 0 if no record begins after them."""
+    start = next((start for start, _ in find_directories(source)), 0)
+    return start if source.read(start, min(4, source.size - start)) == b"PK\3\4" else 0
+
+
+def cut_command(path: str, length: int) -> str:
+    """Return the command that writes a file without its first bytes."""
+    return f"tail -c +{length + 1} {shell_word(path)} > model.pt"
 
 
 def find_bounds(source: Source) -> Bounds:

@@ -105,14 +105,15 @@ def advise_loading(
         names, streams = (), ()
     elif format == "torch-ranks":  # the tensors that `convert` writes are ordinary ones
         names = [name for name in names if not name.startswith("torch.distributed.")]
-    blockers = _weights_only_blockers(format, facts, streams)
+    refusals = _torch_refusals(format, facts)
+    blockers = refusals + _weights_only_blockers(format, streams)
     safe_globals = [name for name in dict.fromkeys(names) if name not in WEIGHTS_ONLY_NAMES]
     weights_only = not blockers and not safe_globals
     map_location = "needed" if set(devices) - {"cpu", "meta", "unknown"} else None
     is_latin1 = any(
         warning.kind == "python2-string" for stream in streams for warning in stream.warnings
     )
-    options = "" if weights_only else ", weights_only=False"
+    options = "" if len(blockers) == len(refusals) and not safe_globals else ", weights_only=False"
     options += ', map_location="cpu"' if map_location else ""
     encoding = ', encoding="latin1"' if is_latin1 else ""
     return LoadAdvice(
@@ -120,30 +121,33 @@ def advise_loading(
         needs=[name for name in safe_globals if name.partition(".")[0] not in _WELL_KNOWN],
         safe_globals=safe_globals,
         map_location=map_location,
-        call=_load_call(path, format, options, encoding),
+        call=_load_call(path, "torch-ranks" if refusals else format, options, encoding),
         blockers=blockers,
     )
 
 
-def _weights_only_blockers(
-    format: str, facts: Mapping[str, object], streams: Sequence[Pickled]
-) -> list[str]:
+def _torch_refusals(format: str, facts: Mapping[str, object]) -> list[str]:
+    """Return why torch.load cannot read the container, whatever its options are."""
+    reasons = []
+    if facts.get("tensors_folder"):
+        reasons.append("the zip of torch 1.4, which torch.load no longer reads")
+    version = str(facts.get("version", ""))
+    if format == "torch-zip" and version.isdigit() and int(version) > NEWEST_ZIP_VERSION:
+        reasons.append(f"version {version} of the zip: torch 2.13 reads up to {NEWEST_ZIP_VERSION}")
+    refused = facts.get("refused")
+    if format == "torch-zip" and isinstance(refused, list):
+        reasons += refused
+    if format == "torch-zip" and "/" in str(facts.get("folder", "")):
+        reasons.append("records in a nested folder, where torch.load does not look")
+    return reasons
+
+
+def _weights_only_blockers(format: str, streams: Sequence[Pickled]) -> list[str]:
     blockers = []
     if format in _REFUSED_FORMATS:
         blockers.append(_REFUSED_FORMATS[format])
     elif format in _OTHER_READERS:
         blockers.append(f"a file of the format {format}, which torch.load does not read")
-    if facts.get("tensors_folder"):
-        blockers.append("the zip of torch 1.4, which torch.load no longer reads")
-    version = str(facts.get("version", ""))
-    if format == "torch-zip" and version.isdigit() and int(version) > NEWEST_ZIP_VERSION:
-        blockers.append(
-            f"version {version} of the zip: torch 2.13 reads up to {NEWEST_ZIP_VERSION}"
-        )
-    refused = facts.get("refused")
-    blockers += refused if isinstance(refused, list) else []
-    if "/" in str(facts.get("folder", "")):
-        blockers.append("records in a nested folder, where torch.load does not look")
     for stream in streams:
         blockers += _stream_blockers(stream)
         if format == "torch-legacy":
@@ -301,6 +305,11 @@ def _steps_without_weights_only(
     state: ScanState, load: LoadAdvice, commands: Collection[str]
 ) -> list[str]:
     steps = [f"weights_only cannot load it: {blocker}" for blocker in load.blockers]
+    if state.format == "pickle":
+        steps = []  # nobody expects torch.load to read it
+    repair = state.facts.get("repair")
+    if repair:
+        return [*steps, str(repair)]
     line = None if load.blockers else safe_globals_line(state, load)
     if line:
         steps.append(f"{line}  # torch {TRUSTED_TORCH} or later")
@@ -313,7 +322,9 @@ def _steps_without_weights_only(
         trial = " --dry-run  # says whether it can be written" if is_large else ""
         steps.append(f"ptinspect convert {shell_word(state.path)} --to safetensors{trial}")
     if not line:
-        steps.append(f"{load.call}  # runs what the file says")
+        call, _, command = load.call.partition("  # written by: ")
+        is_safe = command and "weights_only=False" not in call
+        steps.append(command if is_safe else f"{load.call}  # runs what the file says")
     return steps
 
 

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from ptinspect.pickling.pyobjects import Path
 
 _READ_SIZE = 1 << 20
-_NO_MODULE = "The file holds no module."
+NO_MODULE = "The file holds no module."
 MAX_LISTED = 20
 
 
@@ -240,7 +240,7 @@ def _build_description(
 ) -> str:
     """Return the docstring of `build()`."""
     if root is NONE:
-        return _NO_MODULE
+        return NO_MODULE
     if built is None:
         place = f"state_dict at {prose(dotted(path))}" if path else "file's state_dict"
         what = f"A model that takes the {place}"
@@ -313,7 +313,7 @@ def _with_one_class(
     if definition.instances:
         description = f"The first {definition.ident} in the file, with untrained numbers."
     elif description.startswith("A model that takes"):
-        description = _NO_MODULE
+        description = NO_MODULE
     left_out = [item for item in content.definitions if item.path not in paths]
     return replace(
         content,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 from tests.cli.running import CHECKPOINT, MODEL, STATE_DICT, cut_file, run
@@ -65,3 +66,11 @@ def test_a_file_that_needs_none_says_so() -> None:
     assert result.exit_code == 0
     assert "needs no classes other than torch's and Python's" in result.stdout
     compile(result.stdout, "stub", "exec")
+
+
+def test_a_file_without_modules_has_no_build_to_advise(tmp_path: Path) -> None:
+    source, target = tmp_path / "numbers.pkl", tmp_path / "numbers_def.py"
+    source.write_bytes(pickle.dumps({"lr": 0.1}))
+    result = run("stub", source, "-o", target)
+    ending = "lines; the file holds no module, and needs no classes\n"
+    assert (result.exit_code, result.stderr.endswith(ending)) == (0, True)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from ptinspect.safety.load_advice import TRUSTED_TORCH
+import ptinspect
+from ptinspect.safety.load_advice import TRUSTED_TORCH, load_advice
 from ptinspect.safety.scan import scan
 from tests.conftest import FIXTURES
 from tests.safety.corpus import benign
@@ -93,6 +97,56 @@ def test_what_torch_does_not_take_is_not_advised(name: str, why: str) -> None:
     assert steps[0].startswith("weights_only cannot load it: ")
     assert why in steps[0]
     assert not any("as it is" in step for step in steps)
+
+
+def pack_again(source: Path, target: Path, name_of: Callable[[str], list[str]]) -> None:
+    """Write each record of a zip under the names that `name_of` returns."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
+        for name in old.namelist():
+            for index, other in enumerate(name_of(name)):
+                new.writestr(other, b"\0\5\x16\7\0\2\0\0" if index else old.read(name))
+
+
+def test_a_zip_packed_again_is_converted_before_torch_loads_it(tmp_path: Path) -> None:
+    """Without its folder, and by the Finder, which adds a second folder of attributes."""
+    source = FIXTURES / "seed/model_state_dict.pt"
+    flat, finder = tmp_path / "flat.pth", tmp_path / "finder.pth"
+    pack_again(source, flat, lambda name: [name.partition("/")[2]])
+    pack_again(source, finder, lambda name: [name, f"__MACOSX/a/._{name.rpartition('/')[2]}"])
+    for file in (flat, finder):
+        report = scan(file)
+        command = f"ptinspect convert {file} model.pt --to same"
+        assert report.verdict == "clean"
+        assert "folder of the first record" in report.steps[0]
+        assert report.steps[-1] == command
+        line = f'torch.load("model.pt", map_location="cpu")  # written by: {command}'
+        assert report.load is not None and report.load.call == line
+        with ptinspect.open(file) as document:
+            assert load_advice(document).call == line
+        ptinspect.convert(file, tmp_path / f"{file.stem}.pt", to="same")
+    load = 'torch.load({!r}, map_location="cpu")["layer.bias"]'.format
+    paths = [flat, finder, tmp_path / "flat.pt", tmp_path / "finder.pt"]
+    answers = outcomes([load(str(path)) for path in paths])
+    assert [answer.split()[0] for answer in answers] == ["no", "no", "yes", "yes"]
+
+
+def test_bytes_before_a_zip_are_counted_and_cut(tmp_path: Path) -> None:
+    whole = (FIXTURES / "seed/model_state_dict.pt").read_bytes()
+    file = tmp_path / "http.pth"
+    file.write_bytes(b"HTTP/1.1 200 OK\r\n\r\n" + whole)
+    command = f"tail -c +20 {file} > model.pt"
+    assert scan(file).steps[1:] == (command,)
+    with pytest.raises(ptinspect.FormatError, match=r": 19 bytes before it$") as met:
+        ptinspect.open(file)
+    assert met.value.hint == command
+    subprocess.run(command, shell=True, cwd=tmp_path, check=True)
+    assert (tmp_path / "model.pt").read_bytes() == whole
+
+
+def test_a_clean_pickle_has_one_step(tmp_path: Path) -> None:
+    file = tmp_path / "checkpoint-10"
+    file.write_bytes(pickle.dumps({"lr": 0.1}, 4))
+    assert scan(file).steps == (f'pickle.load(open("{file}", "rb"))  # runs what the file says',)
 
 
 def test_dangerous_files_get_no_line(tmp_path: Path) -> None:

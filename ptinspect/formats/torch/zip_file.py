@@ -41,7 +41,7 @@ from ptinspect.formats.zip_directory import DEFLATED, STORED, ZipDirectory
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.machine import run
 from ptinspect.pickling.values import PersistentId
-from ptinspect.text import bounded_repr, printable_name
+from ptinspect.text import bounded_repr, cut, printable_name
 
 if TYPE_CHECKING:
     from ptinspect.pickling.machine import Pickled
@@ -250,9 +250,14 @@ BYTES_BEFORE_ZIP = "bytes before the zip, where torch.load looks for its beginni
 
 def torch_refusal_reasons(directory: ZipDirectory) -> list[str]:
     """Return why torch.load refuses a zip that other readers accept: it looks for the zip's first
-    bytes at the very beginning (`torch.serialization._is_zipfile`), and its miniz only knows
-    deflate."""
+    bytes at the very beginning (`torch.serialization._is_zipfile`), its miniz only knows deflate,
+    and all records are in the folder of the first (`PyTorchStreamReader::getAllRecords`)."""
     reasons = []
+    folder = "".join(directory.names[:1]).partition("/")[0] + "/"
+    for name in (min(directory.names, default=folder), max(directory.names, default=folder)):
+        if not name.startswith(folder):  # names between the two begin as both do
+            reasons.append(f"{cut(name)} is not in {cut(folder)}, the folder of the first record")
+            break
     if any(finding.kind == "zip-prefix" for finding in directory.findings):
         reasons.append(BYTES_BEFORE_ZIP)
     if not set(directory.methods) <= {STORED, DEFLATED}:

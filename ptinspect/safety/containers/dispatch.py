@@ -97,10 +97,13 @@ def _scan_unless_zip(source: Source, state: ScanState, head: bytes) -> None:
                 state.find(name, error.message, state.record, DANGEROUS)
     else:
         from ptinspect.formats.torch.zip_file import BYTES_BEFORE_ZIP
+        from ptinspect.formats.zip_records import cut_command
 
         _scan_archive("zip", zip_at_end, state)
         state.find("zip-prefix", "bytes precede the zip", state.record)
         state.facts["refused"] = [BYTES_BEFORE_ZIP]
+        if shift:
+            state.facts["repair"] = cut_command(state.path, shift)
         return
     if zip_at_end is not None:
         _scan_as_second_format(zip_at_end, state, "zip")
@@ -280,7 +283,7 @@ def _scan_identified(
         read_onnx(source, state.limits)
     elif identity.format in _INDEX_FORMATS and not state.depth:
         _scan_shards(source, state)
-    elif identity.format in _INDEX_FORMATS or (
+    elif identity.format in (*_INDEX_FORMATS, "appledouble") or (
         # but not a failed download under a model's name
         identity.format in (*_HARMLESS_FORMATS, *_TEXT_FORMATS) and not state.has_model_name
     ):

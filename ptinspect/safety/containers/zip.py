@@ -11,7 +11,7 @@ from ptinspect.formats import zip_records as records
 from ptinspect.formats.archive import Finding, declared_storages, read_chunks
 from ptinspect.formats.signatures import identify_zip
 from ptinspect.formats.torch.zip_file import torch_refusal_reasons
-from ptinspect.formats.zip_directory import DEFLATED, SECRET, STORED, ZipDirectory
+from ptinspect.formats.zip_directory import DEFLATED, PACK_AGAIN, SECRET, STORED, ZipDirectory
 from ptinspect.safety.containers.payloads import UNREAD_FORMATS, looks_like_file, scan_suspect
 from ptinspect.safety.report import DANGEROUS, UNKNOWN
 from ptinspect.safety.scan_state import scan_member
@@ -174,6 +174,8 @@ class ZipScanner:
         state.description = identity.description
         state.facts["folder"] = self.folder.rstrip("/")
         state.facts["refused"] = torch_refusal_reasons(directory)
+        if not set(directory.methods) <= {STORED, DEFLATED}:
+            state.facts["repair"] = PACK_AGAIN
 
     def scan(self) -> None:
         """Scan everything, the main pickle first: it names the records that are storages."""
