@@ -52,17 +52,17 @@ def convert(
     add_prefix: str = "", rename: Sequence[str] = (), dtype: object = None,
     allow_overflow: bool = False, device: str | None = None, contiguous: bool = False,
     shared: str = "keep-one", set: Mapping[str, object] | None = None,
-    metadata: Mapping[str, str] | None = None,
-    optimizer: str | os.PathLike[str] | None = None, plain: bool = False,
-    max_shard_size: int | str | None = None, verify: bool = False, force: bool = False,
-    dry_run: bool = False, progress: Progress | None = None, limits: Limits | None = None,
+    metadata: Mapping[str, str] | None = None, optimizer: str | os.PathLike[str] | None = None,
+    plain: bool = False, max_shard_size: int | str | None = None, verify: bool = False,
+    force: bool = False, dry_run: bool = False, progress: Progress | None = None,
+    limits: Limits | None = None,
 ) -> ConversionReport:  # fmt: skip
     """Write the contents of `src` in another form; the file appears complete or not at all.
 
     Args:
         src, dst: a file; a file or a folder for it (by default that of SRC).
-        to: `state_dict`, `checkpoint`, `safetensors`, `npz` or `same` (all values of the file in
-            today's container). By default the suffix of `dst` decides.
+        to: `state_dict`, `checkpoint`, `safetensors`, `npz`, or `same` (all values of the file) in
+            today's container. By default the suffix of `dst` decides.
         entry, all_entries: path of the part to convert, such as `model_state_dict`, or all models.
             Of several, each is written to a file whose name ends in that of the entry.
         include, exclude: globs that select keys.
@@ -70,12 +70,10 @@ def convert(
             removes those of DataParallel, torch.compile and FSDP; `rename` takes `REGEX=NEW`.
         dtype, device, contiguous: changes of all tensors. `dtype` may be one of torch or numpy;
             numbers that it cannot hold are an error without `allow_overflow`.
-        shared: `keep-one`, `duplicate` or `error`, for safetensors and npz of tensors that share
-            memory.
+        shared: `keep-one`, `duplicate` or `error`, for tied tensors in safetensors and npz.
         set, optimizer, plain: entries to add to a checkpoint, a file with its optimizer state,
             and whether to write only values that torch.load accepts by default.
-        metadata: strings by name, for the header of safetensors; `format` is `pt` by default.
-        max_shard_size: size of safetensors shards in bytes, or as `5GB`.
+        metadata, max_shard_size: for safetensors: strings by name, size in bytes or as `5GB`.
         verify, force, dry_run: compare all bytes afterwards; overwrite files; write nothing.
         progress: called with (bytes done, bytes in total).
 
@@ -90,9 +88,9 @@ def convert(
             as_tuple(include), as_tuple(exclude), as_tuple(strip_prefix),
             tuple(map(parse_rename, as_tuple(rename))), add_prefix,
         ), tensors=TensorOptions(parse_dtype(dtype), parse_device(device), contiguous),
-        shared=shared, set=set or {}, metadata=metadata or {},
+        shared=shared, set=set or {}, metadata=metadata or {}, plain=plain, dst=target,
         optimizer=None if optimizer is None else os.fspath(optimizer),
-        plain=plain, max_shard_size=max_shard_size, allow_overflow=allow_overflow, dst=target,
+        max_shard_size=max_shard_size, allow_overflow=allow_overflow,
     )  # fmt: skip
     options.check()
     if verify and dry_run:
