@@ -49,13 +49,12 @@ def convert(
     src: str | os.PathLike[str], dst: str | os.PathLike[str] | None = None, *,
     to: str | None = None, entry: str | Sequence[str] | None = None, all_entries: bool = False,
     include: Sequence[str] = (), exclude: Sequence[str] = (), strip_prefix: Sequence[str] = (),
-    add_prefix: str = "", rename: Sequence[str] = (), dtype: object = None,
+    add_prefix: str = "", rename: Sequence[str] = (), dtype: object = None, plain: bool = False,
     allow_overflow: bool = False, device: str | None = None, contiguous: bool = False,
     shared: str = "keep-one", set: Mapping[str, object] | None = None,
     metadata: Mapping[str, str] | None = None, optimizer: str | os.PathLike[str] | None = None,
-    plain: bool = False, max_shard_size: int | str | None = None, verify: bool = False,
-    force: bool = False, dry_run: bool = False, progress: Progress | None = None,
-    limits: Limits | None = None,
+    max_shard_size: int | str | None = None, verify: bool = False, force: bool = False,
+    dry_run: bool = False, progress: Progress | None = None, limits: Limits | None = None,
 ) -> ConversionReport:  # fmt: skip
     """Write the contents of `src` in another form; the file appears complete or not at all.
 
