@@ -222,7 +222,7 @@ def _best_pairs(
         for side, keys in enumerate((open_a, open_b)):
             for key in keys:
                 parts = key.rsplit(".", count)
-                groups[tuple(parts[len(parts) - count :])][side].append(key)
+                groups[tuple(parts[max(len(parts) - count, 0) :])][side].append(key)
         for group_a, group_b in groups.values():
             for a, b in _candidates(group_a, group_b):
                 if a not in open_a or b not in open_b or (a, b) in tried:

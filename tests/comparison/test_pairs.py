@@ -694,3 +694,19 @@ def test_a_tolerance_that_is_none_is_refused(tolerance: float, tmp_path: Path) -
     torch.save(state(), tmp_path / "a")
     with pytest.raises(ValueError, match="tolerance"):
         diff(tmp_path / "a", tmp_path / "a", tolerance=tolerance)
+
+
+def test_equal_zeros_are_paired_by_the_longest_common_name(tmp_path: Path) -> None:
+    """The average has the same zeros, under a key with as many parts as the new one."""
+    zeros = torch.zeros(4)
+    checkpoint = {
+        "model": {"module._orig_mod.0.1.bias": zeros},
+        "ema": {"_orig_mod.0.1.bias": zeros.clone()},
+    }
+    torch.save(checkpoint, tmp_path / "a.pt")
+    torch.save(checkpoint["model"], tmp_path / "b.pt")
+    for a, b in (("a.pt", "b.pt"), ("b.pt", "a.pt")):
+        report = diff(tmp_path / a, tmp_path / b)
+        names = {(item["a"], item["b"]) for item in report.as_dict()["renamed"]}
+        pair = ("model.module._orig_mod.0.1.bias", "module._orig_mod.0.1.bias")
+        assert names == {pair if a == "a.pt" else pair[::-1]}
