@@ -26,6 +26,7 @@ from ptinspect.conversion.report import (
     ConversionReport,
     crc_warnings,
     later_pickles_warning,
+    piece_crc_warnings,
     placeholder_warnings,
     record_losses,
     suffix_warning,
@@ -225,6 +226,7 @@ def _write(
                 file.write(sink)
                 output.finish()
                 plan.warnings += crc_warnings(sink.mismatches, file, plan)
+            plan.warnings += piece_crc_warnings(plan)
             if options.tensors.dtype is not None:
                 record_losses(plan, source, options)
             paths = [output.temporary for output in plan_outputs]

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 
 from ptinspect.conversion.options import TENSORS_ONLY
 from ptinspect.conversion.output.pieces import ConvertedRange, SourceRange, TensorPiece
-from ptinspect.document.warnings import checksum_message
+from ptinspect.document.warnings import checksum_message, checksum_messages
 from ptinspect.errors import LossError, spell_options
+from ptinspect.formats.archive import PicklelessArchive
+from ptinspect.formats.torch.pieces import PiecedSpan
 from ptinspect.formats.torch.zip_file import ZipSpan
 from ptinspect.pickling.pyobjects import as_mapping, dotted
 from ptinspect.report import Report
@@ -354,6 +356,22 @@ def crc_warnings(mismatches: Iterable[SourceRange], file: OutputFile, plan: Plan
         record = span.directory.names[span.index]
         warnings.append(checksum_message(record, keys.get(identity, [])))
     return warnings
+
+
+def piece_crc_warnings(plan: Plan) -> list[str]:
+    """Return a warning for each record with a piece of a written tensor that does not match its
+    CRC-32. The records are read once more: a piece may be a part of one, and have its place
+    anywhere in the output."""
+    pieced = []
+    for planned in plan.tensors:
+        storage = planned.tensor.storage
+        if storage is None:
+            continue
+        if not isinstance(storage.archive, PicklelessArchive):
+            break  # all tensors of a document of pieces are of one archive
+        if isinstance(storage.archive.storages.get(storage.key), PiecedSpan):
+            pieced.append(planned)
+    return checksum_messages(pieced)
 
 
 def _partly_cast(file: OutputFile) -> Iterator[Storage]:

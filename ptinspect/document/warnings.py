@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from ptinspect.document.walk import Contents, DocumentWarning
 from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError
@@ -18,7 +18,7 @@ from ptinspect.source.base import SliceSource
 from ptinspect.text import count_text, join_names, printable_name
 
 if TYPE_CHECKING:
-    from ptinspect.document.tensor import Storage
+    from ptinspect.document.tensor import Storage, Tensor
     from ptinspect.document.tensors import TensorInfo
     from ptinspect.formats.archive import Archive
     from ptinspect.formats.zip_directory import ZipDirectory
@@ -28,6 +28,18 @@ UNUSED = 1024
 
 SHARED = 20
 """Shared tensors that are listed before the rest is counted."""
+
+
+class NamedTensor(Protocol):
+    """A tensor with its key: in a document, or in an output."""
+
+    @property
+    def key(self) -> str: ...
+    @property
+    def tensor(self) -> Tensor: ...
+
+
+AnyNamedTensor = TypeVar("AnyNamedTensor", bound=NamedTensor)
 
 
 def warnings_of(
@@ -147,6 +159,15 @@ def checksum_warnings(infos: Iterable[TensorInfo]) -> list[DocumentWarning]:
     ]
 
 
+def checksum_messages(tensors: Iterable[NamedTensor]) -> list[str]:
+    """Return the messages of `checksum_warnings` for tensors with other names than the file's."""
+    return [
+        _record_message(directory, index, damaged)
+        for (directory, index), damaged in _tensors_by_record(tensors).items()
+        if directory.check_crc(index) is False
+    ]
+
+
 def all_checksum_warnings(
     archive: Archive, infos: Iterable[TensorInfo]
 ) -> tuple[int, list[DocumentWarning]]:
@@ -184,21 +205,25 @@ def checksum_message(record: str, keys: Sequence[str]) -> str:
 def _checksum_warning(
     directory: ZipDirectory, index: int, tensors: list[TensorInfo]
 ) -> DocumentWarning:
+    message = _record_message(directory, index, tensors)
+    return DocumentWarning("checksum", tensors[0].path if tensors else None, message)
+
+
+def _record_message(directory: ZipDirectory, index: int, tensors: Sequence[NamedTensor]) -> str:
     record, source = directory.names[index], directory.source
     if isinstance(source, SliceSource) and source.base is not None:  # one of several zips in a file
         name = printable_name(os.path.basename(source.path))
         record += f" (in the zip at {source.base:,} of {name})"
-    message = checksum_message(record, [info.key for info in tensors])
-    return DocumentWarning("checksum", tensors[0].path if tensors else None, message)
+    return checksum_message(record, [tensor.key for tensor in tensors])
 
 
 def _tensors_by_record(
-    infos: Iterable[TensorInfo],
-) -> dict[tuple[ZipDirectory, int], list[TensorInfo]]:
+    infos: Iterable[AnyNamedTensor],
+) -> dict[tuple[ZipDirectory, int], list[AnyNamedTensor]]:
     from ptinspect.formats.torch.pieces import PiecedSpan
     from ptinspect.formats.torch.zip_file import ZipSpan
 
-    records: dict[tuple[ZipDirectory, int], list[TensorInfo]] = {}
+    records: dict[tuple[ZipDirectory, int], list[AnyNamedTensor]] = {}
     for info in infos:
         for tensor in (info.tensor, *info.tensor.parts.values()):
             storage = tensor.storage

@@ -115,3 +115,7 @@ def test_pieces_of_a_distributed_checkpoint_are_checked(option: str, tmp_path: P
         r" CRC-32: model.layer.weight may be damaged",
         result.stdout,
     )
+    for target in ("safetensors", "state_dict"):
+        report = run("convert", folder, tmp_path / target, "--to", target, "-f", "json")
+        words = [line for line in json.loads(report.stdout)["warnings"] if "CRC-32" in line]
+        assert len(words) == 1 and words[0].endswith(": layer.weight may be damaged")
