@@ -76,7 +76,8 @@ class Commands(click.Group):
         try:
             with shell_options():
                 return super().invoke(ctx)
-        except (click.ClickException, click.exceptions.Exit, click.Abort, OutputClosed):
+        except (click.ClickException, click.exceptions.Exit, click.Abort, OutputClosed) as end:
+            self.end = end  # with the command's variables, which `main` does not free
             raise
         except Exception as error:
             if ctx.params.get("debug"):

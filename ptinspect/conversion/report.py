@@ -13,8 +13,6 @@ from ptinspect.conversion.options import TENSORS_ONLY
 from ptinspect.conversion.output.pieces import ConvertedRange, SourceRange, TensorPiece
 from ptinspect.document.warnings import checksum_message, checksum_messages
 from ptinspect.errors import LossError, spell_options
-from ptinspect.formats.archive import PicklelessArchive
-from ptinspect.formats.torch.pieces import PiecedSpan
 from ptinspect.formats.torch.zip_file import ZipSpan
 from ptinspect.pickling.pyobjects import as_mapping, dotted
 from ptinspect.report import Report
@@ -71,7 +69,7 @@ class ConversionReport(Report):
     lost_values: list[LostValues]
     written: bool
     verified: bool
-    _planned: list[PlannedTensor] = field(repr=False)
+    _plans: list[Plan] = field(repr=False)
 
     @classmethod
     def of_plans(
@@ -98,8 +96,11 @@ class ConversionReport(Report):
             lost_values=[item for plan in plans for item in plan.lost_values],
             written=written,
             verified=verified,
-            _planned=[planned for plan in plans for planned in plan.tensors],
+            _plans=plans,
         )
+
+    def _tensors(self) -> Iterator[PlannedTensor]:
+        return (planned for plan in self._plans for planned in plan.tensors)
 
     @property
     def ok(self) -> bool:
@@ -114,7 +115,7 @@ class ConversionReport(Report):
             f"{size_text(self.changed)} changed" + ", every byte compared" * self.verified
         ]
         if not self.written:
-            for tensor in self._planned:
+            for tensor in self._tensors():
                 before, after = tensor.tensor.dtype, tensor.dtype
                 key = tensor.key
                 if key != tensor.source:
@@ -134,7 +135,7 @@ class ConversionReport(Report):
             "files": self.files,
             "written": self.written,
             "verified": self.verified,
-            "tensors": [planned.as_dict() for planned in self._planned],
+            "tensors": [planned.as_dict() for planned in self._tensors()],
             "bytes": {"copied": self.copied, "changed": self.changed},
             "dropped": self.dropped,
             "lost_values": [item.as_dict() for item in self.lost_values],
@@ -342,7 +343,7 @@ def crc_warnings(mismatches: Iterable[SourceRange], file: OutputFile, plan: Plan
     and those of which a part was cast, which are read once more."""
     damaged = {_storage_id(piece.storage): piece.storage for piece in mismatches}
     checked: set[object] = set()
-    for storage in _partly_cast(file):
+    for storage in _partly_cast(file) if file.changed else ():
         span, identity = storage.archive.storages.get(storage.key), _storage_id(storage)
         if identity not in checked and isinstance(span, ZipSpan):
             checked.add(identity)
@@ -362,16 +363,17 @@ def piece_crc_warnings(plan: Plan) -> list[str]:
     """Return a warning for each record with a piece of a written tensor that does not match its
     CRC-32. The records are read once more: a piece may be a part of one, and have its place
     anywhere in the output."""
-    pieced = []
-    for planned in plan.tensors:
-        storage = planned.tensor.storage
-        if storage is None:
-            continue
-        if not isinstance(storage.archive, PicklelessArchive):
-            break  # all tensors of a document of pieces are of one archive
-        if isinstance(storage.archive.storages.get(storage.key), PiecedSpan):
-            pieced.append(planned)
-    return checksum_messages(pieced)
+    storages = [planned.tensor.storage for planned in plan.tensors]
+    first = next(filter(None, storages), None)
+    if first is None or not isinstance(first.archive.storages, dict):
+        return []  # of a zip, which has no pieces
+    from ptinspect.formats.torch.pieces import PiecedSpan
+
+    return checksum_messages(
+        planned
+        for planned, storage in zip(plan.tensors, storages, strict=True)
+        if storage and isinstance(storage.archive.storages.get(storage.key), PiecedSpan)
+    )
 
 
 def _partly_cast(file: OutputFile) -> Iterator[Storage]:

@@ -171,12 +171,12 @@ def _check_entries(file: OutputFile, missing: dict[str, PlannedTensor]) -> None:
                 fields = _parse_form(parse, text, position + len(comma), planned)
                 forms[id(dtype), shape] = fields, planned.nbytes
             fields, nbytes = forms[id(dtype), shape]
-        entry = f'{comma}{quote(key)}:{fields},"data_offsets":[{begin},{begin + nbytes}]}}'
-        if not text.startswith(entry, position):
-            raise PtInspectError(f"it has {text[position : position + len(entry)]}, not {entry}")
-        position += len(entry)
-        begin += nbytes
-        comma = ","
+        end = begin + nbytes
+        entry = f'{comma}{quote(key)}:{fields},"data_offsets":[{begin},{end}]}}'
+        stop = position + len(entry)
+        if text[position:stop] != entry:
+            raise PtInspectError(f"it has {text[position:stop]}, not {entry}")
+        position, begin, comma = stop, end, ","
     if position != len(text) - 1:
         raise PtInspectError(f"after all tensors its header has {text[position:][:200]}")
 

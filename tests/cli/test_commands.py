@@ -66,7 +66,7 @@ def test_help_of_a_command() -> None:
 def test_errors_of_usage_read_like_others() -> None:
     assert run("show", "-f", "yaml", "x").stderr == (
         "ptinspect: invalid value for '-f' / '--format': 'yaml' is not one of 'summary', 'table', "
-        "'tree', 'json', 'markdown'\n  ptinspect show --help lists the options\n"
+        "'tree', 'json', 'jsonl', 'markdown'\n  ptinspect show --help lists the options\n"
     )
 
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     Progress = Callable[[int], None]
     KernelCopy = Callable[[int, int, int, int], int]
+    Data = bytes | bytearray | memoryview
 
     class Output(Protocol):
         """What a sink writes to: an AtomicFile, or a comparison with one."""
@@ -38,9 +39,7 @@ if TYPE_CHECKING:
         path: str
         descriptor: int
 
-        def write(
-            self, data: bytes | bytearray | memoryview, offset: int | None = None
-        ) -> None: ...
+        def write(self, data: Data, offset: int | None = None) -> None: ...
         def count_written(self, count: int) -> None: ...
 
 

@@ -190,10 +190,10 @@ class TorchZip(ZipArchive):
         index = storages.indices.get(key)
         if index is None and (index := storages.find(key)) is None:
             return None
-        base, crc = directory.source.base, directory.crcs[index] if directory.has_crcs else None
-        start = None if base is None else directory.stored_start(index)
-        offset = None if start is None or base is None else base + start
-        return offset, directory.sizes[index], crc
+        offset, base = None, directory.source.base
+        if base is not None and (start := directory.stored_start(index)) is not None:
+            offset = base + start
+        return offset, directory.sizes[index], directory.crcs[index] if directory.has_crcs else None
 
 
 def open_zip(
