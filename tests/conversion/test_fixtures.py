@@ -1,5 +1,5 @@
 """Every fixture converted to every target, once: what ptinspect reads in the new files, what `diff`
-says of them, and, where torch is installed, what torch and safetensors read in them."""
+says of them, and, where torch is installed, what torch, safetensors and `safe_open` read."""
 
 from __future__ import annotations
 
@@ -99,8 +99,10 @@ def test_a_fixture_to_every_target(name: str, tmp_path: Path) -> None:
     check_differences(FIXTURES / name, reports, tmp_path)
     if OTHER_READERS:
         from tests.conversion.test_torch_reads import check_fixture
+        from tests.document import test_safe_open
 
         check_fixture(name, reports, {goal: tmp_path / file for goal, file in FILES.items()})
+        test_safe_open.check_fixture(name)
 
 
 def check_reports(

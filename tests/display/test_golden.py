@@ -16,6 +16,7 @@ import pytest
 from ptinspect.display import ShowOptions
 from ptinspect.display.table import tensor_table
 from ptinspect.document import open as open_document
+from ptinspect.text import markdown
 from tests.conftest import ROOT
 from tests.display.making import shown
 
@@ -63,7 +64,9 @@ def test_golden(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     file, format, options = CASES[name]
     text = shown(Path("fixtures", file).absolute(), format, **options)
-    text = text.replace(str(ROOT) + os.sep, "").replace(os.sep, "/")
+    for folder in (str(ROOT) + os.sep, markdown(str(ROOT) + os.sep)):
+        text = text.replace(folder, "")
+    text = text.replace(os.sep, "/")
     golden = GOLDEN / f"{name}.txt"
     if WRITE:
         golden.parent.mkdir(exist_ok=True)
