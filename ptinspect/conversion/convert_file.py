@@ -91,6 +91,7 @@ def convert(
         shared=shared, set=set or {}, metadata=metadata or {}, plain=plain, dst=target,
         optimizer=None if optimizer is None else os.fspath(optimizer),
         max_shard_size=max_shard_size, allow_overflow=allow_overflow,
+        force=force and not dry_run,
     )  # fmt: skip
     options.check()
     if verify and dry_run:

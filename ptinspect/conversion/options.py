@@ -125,6 +125,7 @@ class ConvertOptions:
     plain: bool = False
     max_shard_size: int | str | None = None
     allow_overflow: bool = False
+    force: bool = False
     other_entries: tuple[Path, ...] = ()
     dst: str | None = None
 
@@ -146,6 +147,7 @@ class ConvertOptions:
             "shared": "" if self.shared == "keep-one" else self.shared,
             "optimizer": self.optimizer, "plain": self.plain,
             "max-shard-size": self.max_shard_size, "allow-overflow": self.allow_overflow,
+            "force": self.force,
             "set": [f"{name}={json.dumps(value, default=str)}" for name, value in self.set.items()],
             "metadata": [f"{name}={value}" for name, value in self.metadata.items()],
         }  # fmt: skip

@@ -75,6 +75,9 @@ def test_none_of_several_models_is_chosen(name: str, suffix: str, tmp_path: Path
     assert {path.name for path in tmp_path.iterdir()} == {
         "in.pt", target.name, *(f"out_{model}{suffix}" for model in models),
     }  # fmt: skip
+    refused = run(source, target, "--force").stderr.splitlines()
+    for command in [line for line in refused if "ptinspect convert" in line]:
+        assert run(*shlex.split(command)[2:]).exit_code == 0  # it replaces those files
 
 
 AVERAGES = {
