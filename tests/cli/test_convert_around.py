@@ -88,7 +88,7 @@ import time
 from ptinspect.conversion.output.sink import Sink
 write_pieces = Sink.write_pieces
 def slow(self, *args, **more):
-    time.sleep(0.6)
+    time.sleep(1.2)  # all pieces of a file are written in one call
     return write_pieces(self, *args, **more)
 Sink.write_pieces = slow
 from ptinspect.cli import main; main()
