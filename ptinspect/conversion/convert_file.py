@@ -90,8 +90,7 @@ def convert(
         ), tensors=TensorOptions(parse_dtype(dtype), parse_device(device), contiguous),
         shared=shared, set=set or {}, metadata=metadata or {}, plain=plain, dst=target,
         optimizer=None if optimizer is None else os.fspath(optimizer),
-        max_shard_size=max_shard_size, allow_overflow=allow_overflow,
-        force=force and not dry_run,
+        max_shard_size=max_shard_size, allow_overflow=allow_overflow, force=force and not dry_run,
     )  # fmt: skip
     options.check()
     if verify and dry_run:
