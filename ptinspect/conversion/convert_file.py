@@ -40,6 +40,7 @@ from ptinspect.limits import Limits
 from ptinspect.pickling.pyobjects import bracketed, dotted
 
 if TYPE_CHECKING:
+    from ptinspect.conversion.output.pieces import SourceRange
     from ptinspect.conversion.plan import Plan
     from ptinspect.document import Document
 
@@ -221,12 +222,14 @@ def _write(
         temporary = iter(outputs)
         for plan in plans:
             plan_outputs = [next(temporary) for _ in plan.files]
+            checked: list[SourceRange] = []
             for file, output in zip(plan.files, plan_outputs, strict=True):
                 sink = Sink(output, counter.add)
                 file.write(sink)
                 output.finish()
+                checked += sink.checked
                 plan.warnings += crc_warnings(sink.mismatches, file, plan)
-            plan.warnings += piece_crc_warnings(plan)
+            plan.warnings += piece_crc_warnings(plan, checked)
             if options.tensors.dtype is not None:
                 record_losses(plan, source, options)
             paths = [output.temporary for output in plan_outputs]

@@ -359,20 +359,27 @@ def crc_warnings(mismatches: Iterable[SourceRange], file: OutputFile, plan: Plan
     return warnings
 
 
-def piece_crc_warnings(plan: Plan) -> list[str]:
+def piece_crc_warnings(plan: Plan, checked: Iterable[SourceRange]) -> list[str]:
     """Return a warning for each record with a piece of a written tensor that does not match its
-    CRC-32. The records are read once more: a piece may be a part of one, and have its place
-    anywhere in the output."""
+    CRC-32. They are read once more, except for those of the tensors that were `checked` while they
+    were written: a piece may be a part of a record, and have its place anywhere in the output."""
     storages = [planned.tensor.storage for planned in plan.tensors]
     first = next(filter(None, storages), None)
     if first is None or not isinstance(first.archive.storages, dict):
         return []  # of a zip, which has no pieces
     from ptinspect.formats.torch.pieces import PiecedSpan
 
+    whole = {
+        _storage_id(piece.storage)
+        for piece in checked
+        if piece.start == 0 and piece.stop == piece.storage.nbytes
+    }
     return checksum_messages(
         planned
         for planned, storage in zip(plan.tensors, storages, strict=True)
-        if storage and isinstance(storage.archive.storages.get(storage.key), PiecedSpan)
+        if storage
+        and isinstance(storage.archive.storages.get(storage.key), PiecedSpan)
+        and _storage_id(storage) not in whole
     )
 
 

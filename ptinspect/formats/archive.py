@@ -52,6 +52,15 @@ class ClassSource(NamedTuple):
     text: str
 
 
+class FileRange(NamedTuple):
+    """Bytes of an open file, and the CRC-32 that the file recorded for exactly these bytes."""
+
+    descriptor: int
+    offset: int
+    length: int
+    crc: int | None
+
+
 class Span:
     """The bytes of one storage: its record (None for the file itself), and their number after
     decompression."""
@@ -83,9 +92,14 @@ class Span:
             raise NotImplementedError("a compressed storage")
         return read_chunks(source, self.start + start, self.start + stop, size)
 
-    def file_ranges(self, start: int, stop: int) -> list[tuple[int, int, int]] | None:
-        """Return descriptor, offset and length of the ranges of other open files that are bytes
-        `start` to `stop`; None if they are not such ranges."""
+    @property
+    def crc(self) -> int | None:
+        """The CRC-32 that the file recorded for these bytes."""
+        return None
+
+    def file_ranges(self, start: int, stop: int) -> list[FileRange] | None:
+        """Return the ranges of other open files that are bytes `start` to `stop`; None if they are
+        not such ranges."""
         return None
 
     def __repr__(self) -> str:

@@ -8,6 +8,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -376,8 +377,10 @@ def test_large_pieces_are_copied_from_file_to_file(tmp_path: Path) -> None:
     with ptinspect.open(tmp_path / "dcp") as document:
         spans = document.archive.storages
         assert spans["a"].file_ranges(0, 100) and spans["c"].file_ranges(0, 100) is None
-        (_, first, length), *others = spans["a"].file_ranges(40, 700 * 900 * 4) or ()
-        assert not others and length == 700 * 900 * 4 - 40
+        (whole,) = spans["a"].file_ranges(0, 700 * 900 * 4) or ()
+        assert whole.crc == zlib.crc32(state["a"].numpy().tobytes())
+        (_, first, length, crc), *others = spans["a"].file_ranges(40, 700 * 900 * 4) or ()
+        assert not others and length == 700 * 900 * 4 - 40 and crc is None
         piece = (tmp_path / "dcp/__0_0.distcp").read_bytes()[first : first + 8]
         assert piece == state["a"].reshape(-1)[10:12].numpy().tobytes()
     for suffix in ("safetensors", "pt"):
@@ -386,3 +389,11 @@ def test_large_pieces_are_copied_from_file_to_file(tmp_path: Path) -> None:
         with ptinspect.open(tmp_path / f"out.{suffix}") as document:
             for key, tensor in state.items():
                 assert torch.equal(document.tensors[key].torch(), tensor), key
+    files = tmp_path / "dcp/__0_0.distcp"
+    data = bytearray(files.read_bytes())
+    data[first + 1_000_000] ^= 1
+    files.write_bytes(data)
+    for suffix in ("safetensors", "pt"):
+        result = run("convert", tmp_path / "dcp", tmp_path / f"flipped.{suffix}")
+        assert result.exit_code == 0
+        assert result.stderr.count("do not match their CRC-32: a may be damaged") == 1

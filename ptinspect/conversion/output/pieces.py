@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from ptinspect.document.tensor import Storage, Tensor
+    from ptinspect.formats.archive import FileRange
 
     Converter = Callable[[bytes], bytes]
 
@@ -70,9 +71,9 @@ class SourceRange(Piece):
     def chunks(self) -> Iterator[bytes]:
         return self.storage.chunks(self.start, self.stop)
 
-    def file_ranges(self) -> list[tuple[int, int, int]] | None:
-        """Return descriptor, offset and length of the ranges of files that follow one another in
-        these bytes: a tensor that several files have pieces of. None for all others."""
+    def file_ranges(self) -> list[FileRange] | None:
+        """Return the ranges of files that follow one another in these bytes: a tensor that several
+        files have pieces of. None for all others."""
         span = self.storage.archive.storages.get(self.storage.key)
         begin = self.storage.begin
         return None if span is None else span.file_ranges(begin + self.start, begin + self.stop)

@@ -14,18 +14,16 @@ from __future__ import annotations
 import errno
 import os
 from functools import cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 from zlib import crc32
 
 from ptinspect.atomic_file import map_os_errors, reserve_blocks
-from ptinspect.conversion.output.pieces import ConvertedRange, SourceRange
+from ptinspect.conversion.output.pieces import ConvertedRange, Piece, SourceRange
 from ptinspect.errors import DamagedError, Place, PtInspectError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-    from typing import Protocol
 
-    from ptinspect.conversion.output.pieces import Piece
     from ptinspect.formats.archive import Archive
     from ptinspect.source.base import Source
 
@@ -44,8 +42,7 @@ if TYPE_CHECKING:
 
 
 KERNEL_STEP = 32 << 20
-"""Number of bytes that the kernel, or two threads, copy at a time. Signals and the progress bar
-wait that long."""
+"""Bytes that the kernel, or two threads, copy at a time. Signals and the bar wait that long."""
 
 LARGE = 256 << 10
 """Pieces of at least this size are copied one by one; smaller ones are collected in a buffer."""
@@ -105,13 +102,13 @@ class _Window(NamedTuple):
 
 class Sink:
     """Writes one output from its beginning to its end. `mismatches` are the ranges whose bytes do
-    not match the CRC-32 that their source recorded."""
+    not match the CRC-32 that their source recorded, `checked` those of several records that do."""
 
     def __init__(self, output: Output, progress: Progress | None = None) -> None:
         self.output = output
-        self.position = 0
-        self.copied = self.changed = 0
+        self.position = self.copied = self.changed = 0
         self.mismatches: list[SourceRange] = []
+        self.checked: list[SourceRange] = []
         self._progress = progress
         self._kernel_copy = kernel_copy()
         self._unreported = 0
@@ -182,8 +179,11 @@ class Sink:
         is_large = length >= LARGE and source is None and crc is None
         ranges = piece.file_ranges() if is_large else None
         if ranges:
-            for descriptor, begin, length in ranges:
-                self._copy_range(piece, descriptor, begin, None, length)
+            matches = True
+            for descriptor, begin, length, expected in ranges:
+                found = self._copy_range(piece, descriptor, begin, expected and 0, length)
+                matches &= found is not None and found == expected
+            self.checked += [piece] if matches else []
         elif source is None or not length:
             # A range with a recorded CRC-32 is a whole record, and so the only piece.
             crc = self._write_chunks(piece, piece.chunks(), crc if recorded is None else 0)

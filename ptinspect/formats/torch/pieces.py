@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from ptinspect.dtypes import DType, dtype_by_name, dtype_of_class
 from ptinspect.errors import DamagedError, LimitError, UnsupportedError
-from ptinspect.formats.archive import CHUNK, Archive, Span
+from ptinspect.formats.archive import CHUNK, Archive, FileRange, Span
 from ptinspect.pickling.numpy_objects import is_in_c_order, required_numel
 from ptinspect.pickling.pyobjects import (
     as_mapping,
@@ -166,15 +166,17 @@ class PiecedSpan(Span):
             if low < high:
                 yield piece, low, high
 
-    def file_ranges(self, start: int, stop: int) -> list[tuple[int, int, int]] | None:
+    def file_ranges(self, start: int, stop: int) -> list[FileRange] | None:
         """See `Span.file_ranges`. None also for pieces with copies, which have to be compared."""
-        ranges: list[tuple[int, int, int]] = []
+        ranges: list[FileRange] = []
         for piece, low, high in self._rows(start, stop) if self._is_in_rows else ():
             elements, *copies = piece.open()
             if copies or elements.place is None:
                 return None
             descriptor, offset = elements.place
-            ranges.append((descriptor, offset + low, high - low))
+            is_whole = not elements.begin and (low, high) == (0, elements.span.length)
+            crc = elements.span.crc if is_whole else None
+            ranges.append(FileRange(descriptor, offset + low, high - low, crc))
         return ranges or None
 
 

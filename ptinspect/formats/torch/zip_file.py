@@ -78,6 +78,11 @@ class ZipSpan(Span):
         """Offset in the archive's source, or None if the record is compressed (or encrypted)."""
         return self.directory.stored_start(self.index)
 
+    @property
+    def crc(self) -> int | None:
+        """See `Span.crc`."""
+        return self.directory.crcs[self.index] if self.directory.has_crcs else None
+
     def chunks(self, source: Source, start: int, stop: int, size: int) -> Iterator[bytes]:
         """See `Span.chunks`. A compressed storage is decompressed from its beginning."""
         return self.directory.chunks(self.index, start, stop, size)
