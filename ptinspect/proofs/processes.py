@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from ptinspect.text import cut
 
 # Default for the seconds that a job may take.
 TIMEOUT = 600.0
+KILL_ROUNDS = 100  # with 20 ms between them
 SERVER = ("-m", "ptinspect.proofs.worker")
 # Bytes at the end of a job's log that are searched for the reason of a failure.
 LOG_TAIL = 1 << 16
@@ -89,10 +91,16 @@ def kill_script(folder: str, variable: str) -> None:
                     os.killpg(os.getpgid(process["pid"]), signal.SIGKILL)
     start = f"{variable}=".encode()
     inside = json.dumps(os.path.join(folder, ""))[1:-1].encode()  # as it is in the settings
-    for path in glob.glob("/proc/[0-9]*/environ"):
-        with suppress(OSError), open(path, "rb") as file:
-            if any(v.startswith(start) and inside in v for v in file.read().split(b"\0")):
-                os.kill(int(path.split("/")[2]), signal.SIGKILL)
+    for _ in range(KILL_ROUNDS):  # until they are gone, with what they started meanwhile
+        is_done = True
+        for path in glob.glob("/proc/[0-9]*/environ"):
+            with suppress(OSError), open(path, "rb") as file:
+                if any(v.startswith(start) and inside in v for v in file.read().split(b"\0")):
+                    os.kill(int(path.split("/")[2]), signal.SIGKILL)
+                    is_done = False
+        if is_done:
+            break
+        time.sleep(0.02)
 
 
 def _package_root() -> str:
