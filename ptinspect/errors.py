@@ -105,6 +105,11 @@ class PtInspectError(Exception):
         place = f", {self.where}" if self.where and str(self.where) else ""
         return f"{self.path}: {self.message}{place}" if self.path else f"{self.message}{place}"
 
+    def as_dict(self) -> dict[str, object]:
+        """Return `error` of the JSON objects for files that could not be read."""
+        where = self.where._asdict() if self.where is not None else None
+        return {"kind": self.kind, "message": self.message, "where": where, "hint": self.hint}
+
     def lines(self) -> str:
         """Return `ptinspect: FILE: what is wrong, place`, and the hint on a second line."""
         return f"ptinspect: {self}" + (f"\n  {self.hint}" if self.hint else "")

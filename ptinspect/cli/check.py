@@ -12,6 +12,7 @@ from ptinspect.cli.output import (
     flag,
     force_option,
     format_option,
+    json_failure,
     no_progress_option,
     open_output,
     option,
@@ -122,9 +123,12 @@ def _answers(run: Callable[..., Report]) -> Callable[..., None]:
                 raise click.UsageError(f"{flag} cannot be used with --device cpu")
         if "plot" in options:  # a picture, which --force overwrites as well
             options["force"] = force
-        sources = [options["path"]] if "path" in options else []
-        with open_output(output, force=force, sources=sources) as write:
-            with training_progress(hidden=no_progress) as progress:
+        path = options.get("path")
+        with open_output(output, force=force, sources=[path] if path else []) as write:
+            with (
+                json_failure(output_format, output, path or " ".join(options["words"])),
+                training_progress(hidden=no_progress) as progress,
+            ):
                 report = run(progress=progress, **options)
             if output_format == "text":
                 write(report.text())

@@ -185,13 +185,11 @@ def _parse_entry(text: str) -> tuple[str, object]:
 def _write_json(sources: tuple[str, ...], results: list[ConversionReport | PtInspectError]) -> None:
     import json
 
-    from ptinspect.safety.report import ReadError
-
     objects: list[dict[str, object]] = []
     for source, result in zip(sources, results, strict=True):
         if isinstance(result, PtInspectError):
-            error = ReadError.of(result).as_dict()
-            objects.append({"schema": 1, "source": source, "error": error})
+            error = result.as_dict()
+            objects.append({"schema": 1, "file": {"path": source}, "error": error})
         else:
             objects.append(result.as_dict())
     document: object = objects if len(objects) > 1 else objects[0]

@@ -8,6 +8,7 @@ import click
 
 from ptinspect.cli.output import (
     format_option,
+    json_failure,
     no_progress_option,
     open_output,
     option,
@@ -51,7 +52,10 @@ def command(
     """
     from ptinspect.comparison import diff
 
-    with progress_bar("comparing", hidden=no_progress) as progress:
+    with (
+        json_failure(output_format, output, a),
+        progress_bar("comparing", hidden=no_progress) as progress,
+    ):
         report = diff(
             a, b, tolerance=tolerance, include=include, exclude=exclude, progress=progress
         )

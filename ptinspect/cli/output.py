@@ -197,6 +197,23 @@ def open_output(
         yield lambda text: file.write(text.encode("utf-8", "backslashreplace"))
 
 
+@contextmanager
+def json_failure(output_format: str, output: str | None, path: str) -> Iterator[None]:
+    """With `-f json`, write the object of an error of the block in the place of the report.
+
+    `path` is the input, for an error that does not name its file. The error is raised again.
+    """
+    try:
+        yield
+    except PtInspectError as error:
+        if output_format == "json" and (error.path or path) not in ("standard output", output):
+            from ptinspect.display.json import json_error
+
+            with open_output(output) as write:
+                write(json_error(error, error.path or path))
+        raise
+
+
 # Progress on standard error: only on a terminal, and cleared of control characters
 
 DELAY = 1.0

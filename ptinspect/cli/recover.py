@@ -7,6 +7,7 @@ import click
 from ptinspect.cli.output import (
     flag,
     format_option,
+    json_failure,
     no_progress_option,
     open_output,
     output_option,
@@ -36,7 +37,10 @@ def command(
     """
     from ptinspect.recovery import recover
 
-    with progress_bar("saving", hidden=no_progress) as progress:
+    with (
+        json_failure(output_format, output, src),
+        progress_bar("saving", hidden=no_progress) as progress,
+    ):
         report = recover(src, dst, proved_only=proved_only, force=force, progress=progress)
     with open_output(output, sources=(src, dst)) as write:
         if output_format == "json":

@@ -77,16 +77,10 @@ def on_one_line(text: str) -> str:
 
 
 def json_error(error: PtInspectError, path: str) -> str:
-    """Return the object for a file that could not be shown."""
-    details = {
-        "kind": error.kind,
-        "message": error.message,
-        "where": error.where._asdict() if error.where is not None else None,
-        "hint": error.hint,
-    }
+    """Return the object for a file that could not be read, in the place of any report."""
     return (
         f'{{"schema": {SCHEMA}, "file": {json_value({"path": path})},\n'
-        f' "error": {json_value(details)}}}\n'
+        f' "error": {json_value(error.as_dict())}}}\n'
     )
 
 

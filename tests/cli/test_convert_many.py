@@ -45,7 +45,7 @@ def test_json_has_the_error_in_its_place(three: list[Path], tmp_path: Path) -> N
     alone = run(three[1], "--to", "safetensors", "-f", "json")
     assert (several.exit_code, alone.exit_code) == (2, 2)
     made = json.loads(several.stdout)
-    assert [each["source"] for each in made] == list(map(str, three))
+    assert [made[0]["source"], made[1]["file"]["path"], made[2]["source"]] == list(map(str, three))
     assert [each.get("written") for each in made] == [True, None, True]
     assert made[1] == json.loads(alone.stdout)
     assert made[1]["error"]["message"] == "no such file"

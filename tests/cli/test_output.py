@@ -177,3 +177,35 @@ def test_a_file_is_utf_8(tmp_path: Path) -> None:
     out = tmp_path / "answer.txt"
     run("show", CHECKPOINT, "-o", out)
     assert "체크포인트" in out.read_bytes().decode("utf-8")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["diff", MODEL, "absent.pt"],
+        ["recover", "absent.pt", "saved.pt"],
+        ["convert", "absent.pt", "saved.pt"],
+        ["show", "absent.pt"],
+        ["check", "optimizer", "absent.pt"],
+        ["check", "roundtrip", "absent.pt"],
+        ["check", "resume", "absent.pt"],
+    ],
+    ids=lambda words: "-".join(map(str, words[:2])).replace(str(MODEL), "model"),
+)
+def test_json_of_a_failure(
+    words: list[str | Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same object from every command: on standard output, and with -o in the file."""
+    monkeypatch.chdir(tmp_path)
+    result = run(*words, "-f", "json")
+    assert result.exit_code == 2
+    answer = json.loads(result.stdout)
+    assert list(answer) == ["schema", "file", "error"]
+    assert answer["file"] == {"path": "absent.pt"}
+    assert answer["error"]["message"] == "no such file"
+    assert result.stderr.startswith("ptinspect: absent.pt: no such file")
+    if words[0] != "convert":  # which has no -o
+        assert run(*words, "-f", "json", "-o", "report.json").stdout == ""
+        assert json.loads(Path("report.json").read_text("utf-8")) == answer
+        failed = run(*words, "-f", "json", "-o", "nowhere/report.json")
+        assert (failed.exit_code, failed.stdout) == (2, "")
