@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.dtypes import STORAGE_ITEMSIZE
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 CHUNK = 1 << 20
 """Bytes per read of long records."""
+
+SHARD_FILE = re.compile(r"shard-(\d{5,9})-model-(\d{5,9})-of-(\d{5,9})\.safetensors")
+"""A file of HuggingFaceStorageWriter: the process, the number of the file, and that of files."""
 
 EMPTY_PICKLE = b"\x80\x02N."
 """The pickle of None, for formats without a pickle."""
@@ -155,7 +159,8 @@ class Archive:
     @property
     def size(self) -> int:
         """Bytes of all files that belong to it."""
-        return self.source.size + sum(part.source.size for part in self.parts)
+        others = (part.source for part in self.parts if part.source.path != self.source.path)
+        return self.source.size + sum(source.size for source in others)
 
     @property
     def files(self) -> Sequence[Source]:

@@ -15,7 +15,7 @@ from importlib import import_module  # noqa: TID251 (names in `READERS` only)
 from typing import TYPE_CHECKING
 
 from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, FormatError, LimitError, Place
-from ptinspect.formats.archive import Archive, Finding
+from ptinspect.formats.archive import SHARD_FILE, Archive, Finding
 from ptinspect.formats.signatures import (
     CONCATENATED_ZIPS,
     MODEL_ENDINGS,
@@ -169,6 +169,11 @@ def _open(source: Source, limits: Limits, allow_index: bool) -> Archive:
             raise named.error()
         if is_index:
             return _reader(named.format)(source, _open_shard, limits)
+        is_shard = allow_index and SHARD_FILE.fullmatch(os.path.basename(source.path))
+        if is_shard and os.path.isfile(source.path):
+            from ptinspect.formats.torch.distributed import read_shard_files
+
+            return read_shard_files(source, _open_shard, limits)
         return _reader(named.format)(source, limits)
     archive = open_pickle(source, head, limits)
     if b"torch.distributed.checkpoint" in head and allow_index:
@@ -377,6 +382,9 @@ def main_file(folder: str) -> str | None:
         return os.path.join(folder, LATEST)
     if ITERATION in names and megatron_folder(folder) is not None:
         return os.path.join(folder, ITERATION)
+    shards = sorted(filter(SHARD_FILE.fullmatch, names))
+    if shards:
+        return os.path.join(folder, shards[0])
     for model in _MODELS:
         config = "adapter_config.json" if model.startswith("adapter") else "config.json"
         if model in names and (config in names or model.endswith(INDEX)):

@@ -15,7 +15,6 @@ order.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
 HEADER_BYTES = 100_000_000
 """Longest header that safetensors itself reads (`MAX_HEADER_SIZE`)."""
 
-SHARDING_INFO = "DCP_SHARDING_INFO"
-"""Key of the metadata with the place of each piece, which torch.distributed.checkpoint writes."""
 
 FORMAT = "format"
 """Key of the metadata that names the framework (`pt`), never a tensor that shares memory."""
@@ -114,12 +111,6 @@ def read_safetensors(
         name: Span(None, entry.end - entry.begin, start + entry.begin, source.base)
         for name, entry in archive.tensors.items()
     }
-    name = os.path.basename(source.path)
-    if SHARDING_INFO in metadata and name.startswith("shard-"):  # a process's own file
-        text = "its tensors may be pieces of larger ones, whose other pieces are in the files of"
-        text += " other processes: consolidate_safetensors_files of"
-        text += " torch.distributed.checkpoint._consolidate_hf_safetensors joins them"
-        archive.warnings.append(Finding("not-joined", text))
     archive.aliases = {
         name: target
         for name, target in metadata.items()

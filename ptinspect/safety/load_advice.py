@@ -101,11 +101,15 @@ def advise_loading(
         names: the globals that loading imports, as `module.name`.
         devices: the devices that tensors are recorded on.
     """
+    has_pickles = bool(streams)
     if format in _OTHER_READERS:  # torch.load does not read their pickles
         names, streams = (), ()
     elif format == "torch-ranks":  # the tensors that `convert` writes are ordinary ones
         names = [name for name in names if not name.startswith("torch.distributed.")]
     refusals = _torch_refusals(format, facts)
+    reader = "torch-ranks" if refusals else format
+    if format == "torch-dcp" and not has_pickles:
+        reader = "safetensors of torch-dcp"
     blockers = refusals + _weights_only_blockers(format, streams)
     safe_globals = [name for name in dict.fromkeys(names) if name not in WEIGHTS_ONLY_NAMES]
     weights_only = not blockers and not safe_globals
@@ -121,7 +125,7 @@ def advise_loading(
         needs=[name for name in safe_globals if name.partition(".")[0] not in _WELL_KNOWN],
         safe_globals=safe_globals,
         map_location=map_location,
-        call=_load_call(path, "torch-ranks" if refusals else format, options, encoding),
+        call=_load_call(path, reader, options, encoding),
         blockers=blockers,
     )
 
@@ -191,6 +195,8 @@ _OTHER_READERS = {
     "torch-export": "torch.export.load({})",
     "torch-package": "torch.package.PackageImporter({})",
     "torch-dcp": "torch.distributed.checkpoint.load(state_dict, checkpoint_id={})",
+    "safetensors of torch-dcp": "torch.distributed.checkpoint.load(state_dict, storage_reader="
+    "torch.distributed.checkpoint.HuggingFaceStorageReader({}))",
 }
 """The call that reads a file of a format whose own reader is not torch.load."""
 

@@ -338,6 +338,86 @@ def test_the_safetensors_of_one_process_are_named_as_pieces(
         assert ("may be pieces of larger ones" in text) == is_distributed
 
 
+@pytest.mark.slow
+def test_the_safetensors_of_two_processes_are_one_document(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("safetensors")
+    folder, script = tmp_path / "hf", Path(__file__).with_name("hf_child.py")
+    command = [sys.executable, script]
+    processes = [subprocess.Popen([*command, str(rank), "2", str(folder)]) for rank in (0, 1)]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    truth = torch.load(f"{folder}.truth.pt")
+    names = sorted(path.name for path in folder.iterdir())
+    assert len(names) == 4
+    for path in (folder, folder / names[-1]):
+        with ptinspect.open(path) as document:
+            assert document.archive.format == "torch-dcp"
+            assert document.archive.facts["set"] == {"ranks": 2, "files": names, "missing": []}
+            assert document.archive.size == sum(p.stat().st_size for p in folder.iterdir())
+            assert document.tensors.keys() == truth.keys()
+            for name, tensor in truth.items():
+                assert document.tensors[name].shape == tuple(tensor.shape)
+                assert torch.equal(document.tensors[name].torch(), tensor), name
+    for target in ("out.pt", "out.safetensors"):
+        assert run("convert", folder, tmp_path / target).exit_code == 0
+        assert ptinspect.diff(folder, tmp_path / target).same
+    with ptinspect.safe_open(folder, "pt") as opened:
+        assert opened.get_slice("rows")[1:4].tolist() == truth["rows"][1:4].tolist()
+    (folder / names[0]).unlink()
+    result = run("show", folder)
+    assert result.exit_code == 2 and "of 28 elements" in result.stderr
+    (folder / names[2]).unlink()
+    shown = run("show", folder)
+    assert shown.exit_code == 2 and "no process's file 1 of 2 is here" in shown.stderr
+
+
+def write_shard(path: Path, tensors: dict[str, Any], **offsets: list[int]) -> None:
+    from safetensors.torch import save_file
+
+    places = {name: {"saved_offsets": place} for name, place in offsets.items()}
+    save_file(tensors, path, metadata={"DCP_SHARDING_INFO": json.dumps(places), "format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("place", "rows", "text"),
+    [
+        ([2, 0], 3, ""),
+        ([3, 0], 3, "have 15 of 18 elements"),
+        ([1, 0], 3, "two pieces of 'w' overlap"),
+        ([2], 3, "has 2 dimensions, not so its place"),
+        ([-1, 0], 3, "has no shape"),
+        ([0, 0], 2, "differs"),
+    ],
+)
+def test_pieces_of_safetensors_are_whole_or_an_error(
+    place: list[int], rows: int, text: str, tmp_path: Path
+) -> None:
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("safetensors")
+    whole = torch.arange(15.0).reshape(5, 3)
+    write_shard(
+        tmp_path / "shard-00001-model-00001-of-00001.safetensors", {"w": whole[:2]}, w=[0, 0]
+    )
+    second = tmp_path / "shard-00003-model-00001-of-00001.safetensors"
+    write_shard(second, {"w": whole[5 - rows :].clone()}, w=place)
+    result = run("convert", tmp_path, tmp_path / "out.pt")
+    assert ("shard-00002-*" in result.stderr) == (text != "differs")
+    assert result.exit_code == (2 if text else 0) and text in result.stderr
+    assert (tmp_path / "out.pt").exists() != bool(text)
+    if not text:
+        assert torch.equal(torch.load(tmp_path / "out.pt")["w"], whole)
+
+
+def test_pieces_of_safetensors_with_two_dtypes_are_an_error(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("safetensors")
+    for number, dtype in enumerate((torch.float32, torch.float16), 1):
+        path = tmp_path / f"shard-0000{number}-model-00001-of-00001.safetensors"
+        write_shard(path, {"w": torch.ones(2, dtype=dtype)}, w=[2 * number - 2])
+    with pytest.raises(ptinspect.DamagedError, match=r"shard-00002-.*another dtype"):
+        ptinspect.open(tmp_path)
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_a_quantized_tensor_has_its_scale(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")

@@ -84,11 +84,6 @@ class RankFiles(PicklelessArchive):
         self.merged: dict[tuple[int, ...], Value] = {}
         self.keys: dict[object, str] = {}
 
-    @property
-    def size(self) -> int:
-        """See `Archive.size`."""
-        return sum(part.source.size for part in self.parts)
-
 
 class _Shards(NamedTuple):
     """What one file records of a tensor: dtype and whole shape, the boxes of all processes, and the
