@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ptinspect.comparison.keys import Change, Lone, Side, find_patterns, find_renames
 from ptinspect.comparison.metadata import (
     Note,
+    compare_attributes,
     compare_entries,
     compare_modules,
     compare_optimizers,
@@ -101,7 +102,7 @@ def _compare(
         tuple(renames),
         tuple(find_patterns(renames)),
         tuple(changed),
-        tuple(compare_entries(a, b) if everything else ()),
+        (*compare_entries(a, b), *compare_attributes(a, b)) if everything else (),
         tuple(compare_modules(a, b) if everything else ()),
         tuple(compare_optimizers(a, b, different) if everything else ()),
         (

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from hashlib import blake2b, sha256
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from ptinspect.document.entries import value_finder
+from ptinspect.document.entries import describe, is_simple, value_finder
+from ptinspect.document.modules import module_of
 from ptinspect.document.to_array import number_of
 from ptinspect.pickling.numpy_objects import as_array, as_scalar
 from ptinspect.pickling.pyobjects import (
@@ -18,6 +19,7 @@ from ptinspect.pickling.pyobjects import (
     attributes_of,
     brief_repr,
     function_path,
+    path_step,
 )
 from ptinspect.pickling.values import (
     Blob,
@@ -30,10 +32,12 @@ from ptinspect.pickling.values import (
     Value,
     key_value,
 )
+from ptinspect.torchnn.classes import lookup
 
 if TYPE_CHECKING:
     from ptinspect.document import Document
     from ptinspect.document.entries import Entry
+    from ptinspect.document.modules import Module
     from ptinspect.document.optim.state import Optimizer
     from ptinspect.pickling.pyobjects import Path
 
@@ -158,14 +162,15 @@ def _plain(value: Value, kind: str) -> object:
     return value if is_short else brief_repr(value)
 
 
-def _digest(root: Value, document: Document) -> bytes:
+def _digest(root: Value, document: Document, memo: dict[int, bytes] | None = None) -> bytes:
     """Return a digest that is equal for equal inert values.
 
     Order counts in sequences, not in mappings and sets. A storage counts by its bytes, a class
     with its source (legacy files) by its name. The value is walked without recursion, and each
-    object once, however many paths lead to it. A cycle counts as empty.
+    object once, however many paths lead to it. A cycle counts as empty. With a `memo`, which has
+    the digests of earlier calls, tensors and modules are all equal.
     """
-    digests: dict[int, bytes] = {}
+    digests: dict[int, bytes] = {} if memo is None else memo
     entered: set[int] = set()
     stack: list[tuple[Value, _Insides | None]] = [(root, None)]
     while stack:
@@ -174,9 +179,10 @@ def _digest(root: Value, document: Document) -> bytes:
             parts = [b"".join(digests.get(id(v), b"") for v in group) for group in insides.groups]
             parts = parts if insides.is_ordered else sorted(parts)
             digests[id(value)] = _hash(insides.kind.encode(), *parts)
-        elif id(value) not in entered:
+        elif id(value) not in entered and id(value) not in digests:
             entered.add(id(value))
-            text = _leaf_text(value, document)
+            is_member = memo is not None and _is_member(value, document)
+            text = "member" if is_member else _leaf_text(value, document)
             if text is not None:
                 digests[id(value)] = _hash(text.encode("utf-8", "surrogatepass"))
                 continue
@@ -269,34 +275,79 @@ def _insides_of(value: Value) -> _Insides:
     return _Insides(kind, [(part,) for part in parts])
 
 
-def compare_modules(a: Document, b: Document) -> list[ModuleChange]:
-    """Return the modules whose class or configuration differs; none if a side records none. Roots
+def _paired_modules(
+    a: Document, b: Document
+) -> Iterator[tuple[tuple[Path, str], Module | None, Module | None, str]]:
+    """Yield each module of the roots that both documents have; none if a side records none. Roots
     are paired by path or, if each document has only one, with each other."""
-    items_a, items_b = _module_texts(a), _module_texts(b)
-    roots_a, roots_b = ({root: None for root, _ in texts} for texts in (items_a, items_b))
-    if not roots_a or not roots_b:
-        return []
-    renamed = {}
+    modules_a, modules_b = (
+        {(info.root, info.name): info.module for info in document.modules} for document in (a, b)
+    )
+    roots_a, roots_b = (
+        dict.fromkeys(root for root, _ in items) for items in (modules_a, modules_b)
+    )
     if len(roots_a) == len(roots_b) == 1:
-        renamed = {next(iter(roots_b)): next(iter(roots_a))}
-    items_b = {(renamed.get(root, root), name): text for (root, name), text in items_b.items()}
-    common = {root for root, _ in items_a} & {root for root, _ in items_b}
-    return [
-        ModuleChange(root, name, change, text_a, text_b)
-        for (root, name), text_a, text_b, change in _paired(items_a, items_b)
-        if root in common and text_a != text_b
-    ]
+        (root,) = roots_b = roots_a
+        modules_b = {(root, name): module for (_, name), module in modules_b.items()}
+    for key, x, y, change in _paired(modules_a, modules_b):
+        if key[0] in roots_a and key[0] in roots_b:
+            yield key, x, y, change
 
 
-def _module_texts(document: Document) -> dict[tuple[Path, str], str]:
+def compare_modules(a: Document, b: Document) -> list[ModuleChange]:
+    """Return the modules whose class or configuration, as torch prints it, differs."""
     from ptinspect.display.tree import ModuleNodes
 
-    nodes = ModuleNodes(document)
-    texts = {}
-    for info in document.modules:
-        node = nodes.node(info.module)
-        texts[info.root, info.name] = f"{info.module.class_name}({node.extra_repr(nodes)})"
-    return texts
+    def text(module: Module | None, nodes: ModuleNodes) -> str | None:
+        if module is None:
+            return None
+        return f"{module.class_name}({nodes.node(module).extra_repr(nodes)})"
+
+    nodes_a, nodes_b, changes = ModuleNodes(a), ModuleNodes(b), []
+    for (root, name), x, y, change in _paired_modules(a, b):
+        text_a, text_b = text(x, nodes_a), text(y, nodes_b)
+        if text_a != text_b:
+            changes.append(ModuleChange(root, name, change, text_a, text_b))
+    return changes
+
+
+def compare_attributes(a: Document, b: Document) -> Iterator[EntryChange]:
+    """Yield the attributes of modules that differ, of a dict the items that differ, and what
+    several modules share once. Tensors and modules in them are compared as such. Of torch's own
+    classes only attributes in both files count, because versions of torch write different ones."""
+    memo_a, memo_b = dict[int, bytes](), dict[int, bytes]()
+    seen: set[tuple[int, int]] = set()
+    for (root, name), module_a, module_b, _ in _paired_modules(a, b):
+        if module_a is None or module_b is None or module_a.class_path != module_b.class_path:
+            continue
+        prefix: Path = (*root, *(name.split(".") if name else ()))
+        attributes = dict(module_a.other_attributes()), dict(module_b.other_attributes())
+        stack = [((*prefix, key), x, y, change) for key, x, y, change in _paired(*attributes)]
+        if lookup(module_a.class_path) is not None:
+            stack = [item for item in stack if item[3] == "changed"]
+        stack.reverse()
+        while stack:
+            path, x, y, change = stack.pop()
+            if change == "changed":
+                pair = (id(x), id(y))
+                is_equal = type(x) is type(y) and x == y if is_simple(x) else pair in seen
+                seen.add(pair)
+                if is_equal or _digest(x, a, memo_a) == _digest(y, b, memo_b):
+                    continue
+            elif _is_member(x, a) or _is_member(y, b):
+                continue
+            if isinstance(x, dict) and isinstance(y, dict):
+                items = [((*path, path_step(k)), v, w, what) for k, v, w, what in _paired(x, y)]
+                stack += reversed(items)
+                continue
+            kinds = (describe(value) or (brief_repr(value), None) for value in (x, y))
+            yield EntryChange(path, change, *(_plain(plain, kind) for kind, plain in kinds))
+
+
+def _is_member(value: Value, document: Document) -> bool:
+    """Return True for a tensor or a module."""
+    results = (document.tensor_of(value), module_of(value)) if isinstance(value, Call) else ()
+    return any(result is not None for result in results)
 
 
 def compare_optimizers(

@@ -143,8 +143,9 @@ class ScriptReport(Report):
         if self.ok:
             left_out = set(self.not_compared)
             names = [n for n in self.checkpoints if n.rsplit("/", 1)[-1] not in left_out]
-            what = f"{join_names(names, 3)}: tensors, entries, optimizers, equal in every number"
-            rows.append(("compared", what if names else "the optimizer steps alone"))
+            what = "tensors, entries, modules, optimizers, equal in every number"
+            what = f"{join_names(names, 3)}: {what}" if names else "the optimizer steps alone"
+            rows.append(("compared", what))
         if self.first is not None:
             rows.append(("differs", f"first in {self.first}"))
         rows += [("differs", f"{c.name}: {c.text()}") for c in self.different[-2:]]

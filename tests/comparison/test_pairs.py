@@ -376,6 +376,38 @@ def test_module_configurations(net: Callable[..., Any], tmp_path: Path) -> None:
     assert [(m["name"], m["change"]) for m in result["modules"]] == [("head", "added")]
 
 
+def test_attributes_of_modules(net: Callable[..., Any], tmp_path: Path) -> None:
+    """What is in no state_dict and print(model) does not show."""
+
+    def model(steps: int, temperature: float, layers: int, rate: float, window: list[int]) -> Any:
+        model = net()
+        model.steps, model.window, model.drop.seen = steps, window, steps
+        model.config = {"layers": layers, "optimizer": {"lr": rate, "betas": (0.9, 0.99)}}
+        model.body.temperature, model.blocks = temperature, [model.body, model.drop]
+        model.body.config = model.config  # shared: named once
+        return model
+
+    first = (3, 0.5, 2, 0.1, [1, 2])
+    assert compare(model(*first), model(*first), tmp_path)["same"]
+    for second, expected in (
+        ((4, 0.5, 2, 0.1, [1, 2]), [(["steps"], 3, 4), (["drop", "seen"], 3, 4)]),
+        ((3, 0.7, 2, 0.1, [1, 2]), [(["body", "temperature"], 0.5, 0.7)]),
+        ((3, 0.5, 2, 0.2, [1, 2]), [(["config", "optimizer", "lr"], 0.1, 0.2)]),
+        ((3, 0.5, 2.0, 0.1, [1, 2]), [(["config", "layers"], 2, 2.0)]),
+        ((3, 0.5, 2, 0.1, [1, 3]), [(["window"], [1, 2], [1, 3])]),
+    ):  # fmt: skip
+        result = compare(model(*first), model(*second), tmp_path)
+        assert [(e["path"], e["a"], e["b"]) for e in result["entries"]] == expected
+        assert not result["same"]
+        assert not result["modules"]
+    models = [model(*first) for _ in range(2)]
+    models[1].extra = models[1].blocks  # a module's own members are compared as such
+    del models[1].steps
+    changes = [(e["path"], e["change"]) for e in compare(*models, tmp_path)["entries"]]
+    assert changes == [(["steps"], "removed"), (["extra"], "added")]
+    assert compare(models[1], models[1].state_dict(), tmp_path)["same"]
+
+
 def test_requires_grad_and_roles(net: Callable[..., Any], tmp_path: Path) -> None:
     frozen = net()
     frozen.body.weight.requires_grad_(False)

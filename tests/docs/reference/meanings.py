@@ -182,7 +182,7 @@ MEANINGS = {
     "values.mean_rel": "Mean difference relative to |a|.",
     "values.nan_a": "Number of NaN values in the first file.",
     "values.nan_b": "Number of NaN values in the second file.",
-    "diff.entries": "Entries that differ.",
+    "diff.entries": "Entries that differ; attributes of modules, if both files have modules.",
     "entries.change": "The kind of the difference.",
     "entries.a": "The value in the first file.",
     "entries.b": "The value in the second file.",

@@ -118,6 +118,21 @@ def test_a_fault_is_named(name: str, tmp_path: Path) -> None:
         assert f"after step 12: {steps[name]} steps run, 8 left" in report.text()
 
 
+def test_an_attribute_of_a_model_that_is_saved_whole(tmp_path: Path) -> None:
+    """It is in no state_dict, and print(model) does not show it."""
+    source = replaced(
+        PLAIN, ("ema = torch", "model.seen, model.config = 0, {'seed': start}\nema = torch"),
+        ("EPOCHS = 5\n", "EPOCHS, start = 5, 0\n"),
+        ("update_parameters(model)\n", "update_parameters(model)\n        model.seen += 1\n"),
+        ("torch.load(saved[-1])", "torch.load(saved[-1], weights_only=False)"),
+        ('"epoch": epoch,', '"epoch": epoch, "whole": model,'),
+    )  # fmt: skip
+    report = check(tmp_path, source)
+    assert (report.verdict, report.exit_code) == ("differs", 1), report.text()
+    assert report.different[-1].text() == "1 entry: whole.seen 8, not 20"
+    assert report.causes == ["entries"]
+
+
 @pytest.mark.slow
 def test_settings_that_no_optimizer_needs(tmp_path: Path) -> None:
     """A number too large for a float, and one that is not equal to itself."""
