@@ -30,7 +30,7 @@ from ptinspect.cli.output import (
 from ptinspect.display import FORMATS, ShowOptions, renderer
 from ptinspect.document import open as open_document
 from ptinspect.errors import FormatError, PtInspectError
-from ptinspect.formats.detect import MEMBER_SUFFIXES, main_file
+from ptinspect.formats.detect import MEMBER, main_file
 from ptinspect.source.local import BROKEN_LINK, LeftOut, files_below, left_out_text
 from ptinspect.text import cut, safe
 
@@ -273,5 +273,5 @@ def _documents_below(folder: str, left_out: LeftOut) -> Iterator[str]:
             documents[parent] = main_file(parent) is not None
             if documents[parent]:
                 yield parent
-        if not (documents[parent] and path.endswith(MEMBER_SUFFIXES)):
+        if not (documents[parent] and MEMBER.fullmatch(os.path.basename(path))):
             yield path

@@ -109,8 +109,11 @@ def convert(
     return ConversionReport.of_plans(source, plans, written=not dry_run, verified=verify)
 
 
-_LOSSES = ("missing-file", "not-joined", "not-read", "padding", "piece-twice", "rank-values")
-"""Kinds of what a document of several files leaves out, or chooses."""
+_LOSSES = (
+    "missing-file", "not-joined", "not-read", "other-models", "padding", "piece-twice",
+    "rank-values", "unreadable-array",
+)  # fmt: skip
+"""Kinds of what a document leaves out, or chooses."""
 
 
 def find_refusal(path: str, to: str, *, all_entries: bool = False) -> PtInspectError | None:

@@ -15,12 +15,13 @@ from ptinspect.document.tensor import Tensor
 from ptinspect.document.tensors import TensorInfo, TensorReader
 from ptinspect.document.walk import Contents, DocumentWarning, walk
 from ptinspect.errors import PtInspectError, add_error_path
-from ptinspect.formats.detect import main_file_of_folder, open_archive
+from ptinspect.formats.archive import Archive, Finding
+from ptinspect.formats.detect import main_file_of_folder, open_archive, other_models
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.pyobjects import Path, as_mapping, as_sequence, bracketed, class_path
 from ptinspect.pickling.values import Call, Global, Value
 from ptinspect.source.local import open_source
-from ptinspect.text import count_text, size_text
+from ptinspect.text import count_text, join_names, size_text
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from ptinspect.document.modules import ModuleInfo
     from ptinspect.document.optim.state import Optimizer
     from ptinspect.document.tensor_readers import Reference
-    from ptinspect.formats.archive import Archive
     from ptinspect.pickling.machine import Pickled
     from ptinspect.source.base import Source
 
@@ -187,6 +187,10 @@ def open(file: str | PathLike[str] | BinaryIO, *, limits: Limits | None = None) 
             limits = limits or LIMITS
             document = Document(source, open_archive(source, limits), limits)
         document.path = folder or document.path
+        others = other_models(source.path) if folder else []
+        if others:
+            text = f"the folder has other models, which are not read: {join_names(others, 3)}"
+            document.archive.warnings.append(Finding("other-models", text))
         return document
     except PtInspectError:
         source.close()

@@ -38,7 +38,7 @@ from ptinspect.source.local import check_listable
 from ptinspect.text import count_text, is_outside, join_names, shell_word
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from ptinspect.formats.zip_directory import ZipDirectory
     from ptinspect.source.base import Source
@@ -67,28 +67,25 @@ ITERATION = "latest_checkpointed_iteration.txt"
 LATEST = "latest"
 """The file of DeepSpeed that names its newest checkpoint's folder."""
 
-INDEX = ".index.json"
-"""End of the name of an index, which is a model without a config as well."""
-_MODELS = (
-    "adapter_model.safetensors",
-    "adapter_model.safetensors.index.json",
-    "adapter_model.bin",
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-    "tf_model.safetensors",
-    "diffusion_pytorch_model.safetensors",
-    "diffusion_pytorch_model.safetensors.index.json",
-    "diffusion_pytorch_model.bin",
-)
-"""Models of Hugging Face. Of several in a folder, transformers loads the first."""
+_KINDS = (
+    "adapter_model", "model", "pytorch_model", "tf_model", "diffusion_pytorch_model",
+    "consolidated",
+)  # fmt: skip
+"""Names of models of Hugging Face, and of Mistral and Llama. transformers loads the first."""
+_MODEL = re.compile(rf"({'|'.join(_KINDS)})(\.\w+)?\.(safetensors|bin|pth)(\.index(\.\w+)?\.json)?")
+"""A model, perhaps of a variant (`fp16`), or its index."""
+_CONFIGS = {"adapter_model": "adapter_config.json", "consolidated": "params.json"}
+"""The file that makes a folder with such a model one document, if it is not `config.json`. An index
+needs none."""
 RANK_FILE = re.compile(r"model_world_size_(\d+)_rank_(\d+)\.pt")
 """The file of a rank, as FSDP trainers (verl) name it."""
 _METADATA = re.compile(r"__\d+\.metadata")
 """The `.metadata` of one process, which torch writes with `use_collectives=False`."""
-MEMBER_SUFFIXES = (".safetensors", ".bin", ".distcp", INDEX, ".metadata")
-"""Ends of the names of files that belong to the document of their folder."""
+MEMBER = re.compile(
+    r".*\.distcp|.*\.metadata|.*-\d+-of-\d+\.(?:safetensors|bin)|.*\.index(?:\.\w+)?\.json|"
+    + _MODEL.pattern
+)
+"""Files that belong to the document of their folder, or that its warning names."""
 
 HEAD_BYTES = 4096
 """Bytes that are read before it is decided what a file is."""
@@ -167,6 +164,10 @@ def _open(source: Source, limits: Limits, allow_index: bool) -> Archive:
         is_ggml = named.format == "gguf" and not head.startswith(b"GGUF")
         if named.format not in READERS or is_ggml or (is_index and not allow_index):
             raise named.error()
+        if named.format == "npz":
+            from ptinspect.formats.zip_directory import ZipDirectory
+
+            return _reader("npz")(source, ZipDirectory(source, limits), "", limits)
         if is_index:
             return _reader(named.format)(source, _open_shard, limits)
         is_shard = allow_index and SHARD_FILE.fullmatch(os.path.basename(source.path))
@@ -202,6 +203,8 @@ def identify_head(source: Source, head: bytes, limits: Limits) -> Identity | Non
         return Identity("empty", "an empty file (0 bytes)", DOWNLOAD_AGAIN)
     if not any(head):
         return identify_zeros(source)
+    if head.startswith(b"PK\x05\x06") and source.path.endswith(".npz"):
+        return Identity("npz", "an npz without arrays")
     if head.startswith((b"PK\x05\x06", b"PK\x07\x08")):
         return Identity("zip", "an empty zip, or the first part of one in several files")
     tail = source.read(max(source.size - 8, 0), min(source.size, 8))
@@ -385,11 +388,28 @@ def main_file(folder: str) -> str | None:
     shards = sorted(filter(SHARD_FILE.fullmatch, names))
     if shards:
         return os.path.join(folder, shards[0])
-    for model in _MODELS:
-        config = "adapter_config.json" if model.startswith("adapter") else "config.json"
-        if model in names and (config in names or model.endswith(INDEX)):
-            return os.path.join(folder, model)
-    return None
+    models = _models(names)
+    is_clear = models and (not models[0][0] or len({variant for variant, _ in models}) == 1)
+    return os.path.join(folder, models[0][1]) if is_clear else None
+
+
+def _models(names: Collection[str]) -> list[tuple[str, str]]:
+    """Return variants and names of the models in a folder, the one first that loaders prefer."""
+    models = []
+    for match in filter(None, map(_MODEL.fullmatch, names)):
+        kind, variant, suffix, index, index_variant = match.groups("")
+        if index or _CONFIGS.get(kind, "config.json") in names:
+            variant = variant or index_variant
+            order = variant, _KINDS.index(kind), suffix != "safetensors", index
+            models.append((order, match[0]))
+    return [(order[0], name) for order, name in sorted(models)]
+
+
+def other_models(path: str) -> list[str]:
+    """Return the models that are in the folder of one, and are not opened with it."""
+    folder, name = os.path.split(path)
+    names = [model for _, model in _models(os.listdir(folder or "."))]
+    return [each for each in names if each != name] if name in names else []
 
 
 def deepspeed_folder(folder: str) -> str | None:
@@ -441,6 +461,13 @@ def main_file_of_folder(folder: str) -> str:
                 f"a pipeline of {count_text(len(components), 'model')}: {join_names(components)}",
                 path=folder,
                 hint=f"name the folder of one of them: {first}",
+            )
+        models = [model for _, model in _models(os.listdir(folder))]
+        if models:
+            raise FormatError(
+                f"a folder with {count_text(len(models), 'model')}: {join_names(models)}",
+                path=folder,
+                hint=f"name one of them: {shell_word(os.path.join(folder, models[0]))}",
             )
         raise FormatError(
             "a folder, and not one checkpoint: it has no .metadata, index or model with a config",

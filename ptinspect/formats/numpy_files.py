@@ -25,7 +25,7 @@ from ptinspect.formats.safetensors import dense_tensor, encoded_tensor, ordered_
 from ptinspect.formats.zip_directory import STORED
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.values import Value
-from ptinspect.text import bounded_repr
+from ptinspect.text import bounded_repr, count_text, join_names, printable_name
 
 if TYPE_CHECKING:
     from ptinspect.formats.zip_directory import ZipDirectory
@@ -237,18 +237,30 @@ def _warn_of_rest(archive: NumpyFile, record: str | None, end: int, size: int) -
 def read_npz(
     source: Source, directory: ZipDirectory, folder: str = "", limits: Limits = LIMITS
 ) -> NumpyFile:
-    """Read a zip of arrays; their names are those of `numpy.load`. Raises as `read_npy`."""
+    """Read a zip of arrays; their names are those of `numpy.load`. Raises as `read_npy`, but an
+    array of objects next to others is a warning."""
     archive = NumpyFile(source, "npz", limits)
     values: dict[str, Value] = {}
+    refused: dict[str, UnsupportedError] = {}
     for index, record in enumerate(directory.names):
         head = b"".join(directory.chunks(index, 0, min(directory.sizes[index], MAX_HEADER + 12)))
-        header = read_header(head, record)
         name = record.removesuffix(".npy")
-        if name in values:
+        if name in values or name in refused:
             raise DamagedError(f"the array {bounded_repr(name)} is there twice")
+        try:
+            header = read_header(head, record)
+        except UnsupportedError as error:
+            refused[name] = error
+            continue
         nbytes = array_nbytes(header, directory.sizes[index] - header.start, record)
         span = MemberSpan(directory, index, header.start, nbytes)
         values[name] = archive.add(name, header, span)
         _warn_of_rest(archive, record, header.start + nbytes, directory.sizes[index])
+    if refused and not values:
+        raise next(iter(refused.values()))
+    if refused:
+        text = f"{count_text(len(refused), 'array')} with objects as elements, which are a pickle,"
+        text += f" cannot be read: {join_names(map(printable_name, refused), 3)}"
+        archive.warnings.append(Finding("unreadable-array", text))
     archive.value = ordered_dict(values)
     return archive

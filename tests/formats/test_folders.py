@@ -106,6 +106,57 @@ def test_a_pipeline_lists_its_models_and_convert_asks_which(tmp_path: Path) -> N
     assert run("convert", tmp_path / "pipe/unet", tmp_path / "out.pt").exit_code == 0
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["model.fp16.safetensors", "pytorch_model.fp16.bin", "diffusion_pytorch_model.fp16.safetensors",
+     "consolidated.safetensors", "consolidated.00.pth"],
+)  # fmt: skip
+def test_a_variant_of_a_model_is_one_document(name: str, tmp_path: Path) -> None:
+    lesson = FIXTURES / "seed/model.pth" if name.endswith(("pth", "bin")) else "model.safetensors"
+    shutil.copy(OTHERS / lesson, tmp_path / name)
+    assert main_file(str(tmp_path)) is None
+    (tmp_path / ("params.json" if name.startswith("con") else "config.json")).write_text("{}")
+    with ptinspect.open(tmp_path) as document:
+        assert document.tensors and not document.warnings
+    assert main_file(str(tmp_path)) == str(tmp_path / name)
+
+
+def test_the_index_of_a_variant_is_one_document(tmp_path: Path) -> None:
+    """Source: `_add_variant` of transformers."""
+    folder = hugging_face(tmp_path / "hf", "sharded")
+    index = folder / "model.safetensors.index.json"
+    index.rename(folder / "model.safetensors.index.fp16.json")
+    with ptinspect.open(folder) as document:
+        assert document.archive.format == "safetensors-index"
+        assert not [each for each in document.warnings if each.kind == "other-models"]
+    shown = json.loads(run("show", "-f", "json", tmp_path).stdout)
+    assert [Path(item["file"]["path"]).name for item in shown] == ["hf"]
+
+
+def test_the_other_models_of_a_folder_are_named(tmp_path: Path) -> None:
+    folder = hugging_face(tmp_path / "hf", "single")
+    for name in ("model.fp16.safetensors", "consolidated.safetensors", "pytorch_model.bin"):
+        shutil.copy(folder / "model.safetensors", folder / name)
+    (folder / "params.json").write_text("{}")
+    assert main_file(str(folder)) == str(folder / "model.safetensors")
+    text = "the folder has other models, which are not read: pytorch_model.bin,"
+    text += " consolidated.safetensors, model.fp16.safetensors"
+    assert text in run("show", folder).stdout
+    assert text in run("convert", folder, tmp_path / "out.pt").stderr
+
+
+def test_of_several_variants_convert_asks_which(tmp_path: Path) -> None:
+    """As of the files of Llama, which are pieces, and none of which says along which dimension."""
+    for name in ("consolidated.00.pth", "consolidated.01.pth"):
+        shutil.copy(FIXTURES / "seed/model.pth", tmp_path / name)
+    (tmp_path / "params.json").write_text("{}")
+    result = run("convert", tmp_path, tmp_path / "out.pt")
+    assert result.exit_code == 2
+    assert "a folder with 2 models: consolidated.00.pth, consolidated.01.pth" in result.stderr
+    assert f"name one of them: {tmp_path}/consolidated.00.pth" in result.stderr
+    assert len(run("show", "--brief", tmp_path).stdout.splitlines()) == 2
+
+
 def test_of_several_models_in_a_folder_it_is_the_one_that_transformers_loads(
     tmp_path: Path,
 ) -> None:

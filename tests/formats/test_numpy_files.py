@@ -114,6 +114,31 @@ def test_an_array_of_objects_is_refused_with_the_next_step(tmp_path: Path) -> No
     assert result.exit_code == 2 and "ptinspect scan" in result.stderr
 
 
+def test_an_array_of_objects_next_to_others_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    np.savez(path, a=ARRAYS["little"], objects=np.array([{}], dtype=object), b=ARRAYS["big"])
+    text = "1 array with objects as elements, which are a pickle, cannot be read: objects"
+    with ptinspect.open(path) as document:
+        assert list(document.tensors) == ["a", "b"]
+        assert [(w.kind, w.message) for w in document.warnings] == [("unreadable-array", text)]
+    assert text in run("show", path).stdout
+    result = run("convert", path, tmp_path / "a.safetensors")
+    assert result.exit_code == 0 and text in result.stderr
+    np.savez(path, objects=np.array([{}], dtype=object))
+    assert run("show", path).exit_code == 2
+
+
+def test_an_npz_without_arrays_is_an_empty_document(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    np.savez(path)
+    with ptinspect.open(path) as document:
+        assert (document.archive.format, list(document.tensors)) == ("npz", [])
+    assert run("show", path).exit_code == 0
+    assert run("scan", path).exit_code == 0
+    path.write_bytes(path.read_bytes()[:-3])
+    assert run("show", path).exit_code == 2
+
+
 @pytest.mark.parametrize(
     "header",
     ["{'descr': '<f4', 'fortran_order': False, 'shape': (3,), 'x': 1}",

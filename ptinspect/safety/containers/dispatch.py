@@ -257,7 +257,7 @@ def _scan_identified(
         return
     state.format, state.hint = identity.format, identity.hint
     state.description = identity.description
-    if identity.format == "git-lfs":
+    if identity.format in ("git-lfs", "npz"):  # an npz without arrays
         return
     if identity.format in _TAR_FORMATS:
         _scan_archive("tar", source, state)
