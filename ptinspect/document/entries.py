@@ -10,10 +10,17 @@ Any part of a file is selected by its path, as `--entry` takes it: `model_state_
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from ptinspect.document.modules import BUFFERS, MODULES, PARAMETERS, module_of
+from ptinspect.document.modules import (
+    BUFFERS,
+    MODULES,
+    PARAMETERS,
+    Module,
+    ModuleInfo,
+    module_of,
+)
 from ptinspect.dtypes import QSCHEMES, dtype_by_name
 from ptinspect.errors import PtInspectError
 from ptinspect.limits import LIMITS
@@ -347,6 +354,20 @@ def select_path(paths: Iterable[Path], entry: str, noun: str) -> Path:
     if len(matches) > 1:
         raise _ambiguous_error(entry, matches)
     return matches[0]
+
+
+def select_model(
+    modules: Sequence[ModuleInfo], state_dicts: Iterable[Path], entry: str | None
+) -> tuple[Module | None, Path | None]:
+    """Return the module, or else the path of the state_dict, that `entry` names; without an entry
+    the first module that is in no other, or else the first state_dict."""
+    roots = [info for info in modules if not info.name]
+    if entry is None:
+        return (roots[0].module, None) if roots else (None, next(iter(state_dicts), None))
+    by_path = {info.path: info.module for info in reversed(modules)}
+    paths = [*(info.path for info in roots), *state_dicts, *by_path]
+    path = select_path(paths, entry, "module or state_dict")
+    return by_path.get(path), None if path in by_path else path
 
 
 def path_matches(path: Path, entry: str) -> bool:

@@ -6,8 +6,9 @@ versions lack), `Module.state_dict` and `named_modules` (order and names).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.pickling.pyobjects import (
     Path,
@@ -20,6 +21,9 @@ from ptinspect.pickling.pyobjects import (
 from ptinspect.pickling.values import SCRIPT_OBJECT, Call, Value
 from ptinspect.torchnn.attributes import OPTIMIZED_MODULE, special_module
 from ptinspect.torchnn.classes import lookup
+
+if TYPE_CHECKING:
+    from ptinspect.document.tensor import Tensor
 
 PARAMETERS, BUFFERS, MODULES = "_parameters", "_buffers", "_modules"
 
@@ -57,16 +61,14 @@ class ModuleInfo(NamedTuple):
         return (*self.root, *(self.name.split(".") if self.name else ()))
 
 
+@dataclass(slots=True, eq=False)
 class Module:
     """A module as the file records it. The same module has the same `call`; `attributes` is its
     `__dict__`."""
 
-    __slots__ = ("attributes", "call", "class_path")
-
-    def __init__(self, call: Call, attributes: dict[Value, Value], path: str | None = None) -> None:
-        self.call = call
-        self.attributes = attributes
-        self.class_path = path or class_path(call) or "unknown"
+    call: Call
+    attributes: dict[Value, Value]
+    class_path: str
 
     @property
     def class_name(self) -> str:
@@ -168,8 +170,18 @@ def module_of(value: Value) -> Module | None:
     attributes = attributes_of(value)
     if PARAMETERS in attributes and MODULES in attributes and BUFFERS in attributes:
         stores = (attributes[name] for name in (PARAMETERS, BUFFERS, MODULES))
-        return None if None in map(as_mapping, stores) else Module(value, attributes)
+        if None in map(as_mapping, stores):
+            return None
+        return Module(value, attributes, class_path(value) or "unknown")
     special = special_module(value)
     if special is not None and lookup(special[0]) is not None:
         return Module(value, dict(special[1]), special[0])
     return None
+
+
+def registers_itself(value: Value, tensor_of: Callable[[Value], Tensor | None]) -> bool:
+    """Return True if assigning the value to an attribute makes it a child or parameter."""
+    if not isinstance(value, Call):
+        return False
+    tensor = tensor_of(value)
+    return tensor.parameter if tensor is not None else module_of(value) is not None

@@ -151,12 +151,11 @@ def _require_loader(path: str, file_format: str) -> None:
 
 def _job(document: Document, options: StubOptions, content: StubContent) -> dict[str, Any]:
     from ptinspect.display.tree import module_tree
-    from ptinspect.stubs.build import find_root
-    from ptinspect.stubs.infer.state_dict import path_of_state_dict
+    from ptinspect.document.entries import select_model
 
-    built = find_root(document, options.entry)
+    built, path = select_model(document.modules, document.contents.state_dicts, options.entry)
     root = next((info for info in document.modules if info.module is built), None)
-    model_path = root.root if root is not None else path_of_state_dict(document, options.entry)
+    model_path = root.root if root is not None else path
     return {
         "model_path": None if model_path is None else list(model_path),
         "tree": "\n".join(module_tree(document, root.module)) if root is not None else None,

@@ -15,18 +15,18 @@ from hashlib import sha256
 from types import ModuleType
 from typing import TYPE_CHECKING, BinaryIO
 
-from ptinspect.document.entries import select_path
+from ptinspect.document.entries import select_model
 from ptinspect.errors import DamagedError, PtInspectError, UnsupportedError, add_error_path
 from ptinspect.pickling.pyobjects import dotted
-from ptinspect.safety.load_advice import advise_loading, path_to_load
+from ptinspect.safety.load_advice import advise_loading, load_advice, path_to_load
 from ptinspect.stubs.collect.definitions import Deferred, Definition, Instance
 from ptinspect.stubs.collect.object_graph import ObjectGraph, collect_objects
+from ptinspect.stubs.collect.safe_globals import ImportTable, collect_safe_globals
 from ptinspect.stubs.collect.source import NONE, Expr, names_in
 from ptinspect.stubs.collect.values import is_identifier, prose
 from ptinspect.stubs.infer.constructors import infer_constructors
 from ptinspect.stubs.infer.post_init import all_post_init, infer_post_init, unregistered_hooks
-from ptinspect.stubs.infer.state_dict import infer_model, path_of_state_dict
-from ptinspect.stubs.safe_globals import ImportTable, collect_safe_globals
+from ptinspect.stubs.infer.state_dict import infer_model
 from ptinspect.stubs.write_classes import write_assignments
 from ptinspect.stubs.write_module import StubContent, write_module
 from ptinspect.stubs.write_package import check_target_folder, package_files, write_package
@@ -155,24 +155,28 @@ def recorded_modules(document: Document) -> dict[str, str]:
 def stub_content(document: Document, options: StubOptions) -> StubContent:
     """Collect and infer everything that is written to a stub."""
     _refuse_programs(document)
-    built = find_root(document, options.entry)
+    modules, archive = document.modules, document.archive
+    built, path = select_model(modules, document.contents.state_dicts, options.entry)
     objects = collect_objects(document, built, options.recorded_source)
-    path = path_of_state_dict(document, options.entry) if built is None else None
     model = infer_model(document, path, objects) if path is not None else None
     in_root = {id(module.call) for _, module in built.walk()} if built is not None else set()
     classes, deferred = infer_constructors(objects, in_root)
     deferred = [*objects.deferred, *deferred]
-    modules = document.modules
     root_statements, assigned = all_post_init(objects, classes, deferred, modules, built)
-    root: Expr = objects.expr_of(built.call) if built is not None else NONE
+    hooks = unregistered_hooks(built) if built is not None else []
     if model is not None:
-        root = model.root
         classes[model.root.definition.path].post_init = model.post_init
+    root = model.root if model is not None else objects.root
     objects.unwritten |= {item.description: None for item in deferred}
+    file_name = prose(os.path.basename(path_to_load(document)))
+    devices = {tensor.device for tensor in document.contents.tensors}
     imports = ImportTable(objects.names)
-    safe_globals = collect_safe_globals(document, objects.definitions, objects.calls, imports)
+    blockers = load_advice(document).blockers
+    safe_globals = collect_safe_globals(
+        document.globals, objects.definitions, objects.calls, imports, blockers
+    )
     content = StubContent(
-        file_name=os.path.basename(path_to_load(document)),
+        file_name=file_name,
         sha256=_sha256(document),
         definitions=list(objects.definitions.values()),
         all_definitions=objects.definitions,
@@ -183,25 +187,18 @@ def stub_content(document: Document, options: StubOptions) -> StubContent:
         build_description=_build_description(document, options, built, path, root),
         safe_globals=safe_globals,
         imports=imports,
-        load_call=_load_call(document),
+        load_call=advise_loading(file_name, archive.format, archive.facts, (), (), devices).call,
         convert_command=_convert_command(document) if safe_globals.blockers else "",
         alternatives=model.alternatives if model is not None else [],
         unwritten=[text for text in objects.unwritten if text not in assigned],
         zeroed=list(objects.zeroed),
-        hooks=unregistered_hooks(built) if built is not None else [],
+        hooks=hooks,
         guess_forward=options.guess_forward,
     )
     if options.class_name is None:
         return content
     definition = _select_definition(content.definitions, options.class_name, document.path)
     return _with_one_class(content, definition, objects, deferred)
-
-
-def _load_call(document: Document) -> str:
-    """Return the line of Python that loads the file with SAFE_GLOBALS, by its name alone."""
-    devices = {tensor.device for tensor in document.contents.tensors}
-    name, archive = prose(os.path.basename(path_to_load(document))), document.archive
-    return advise_loading(name, archive.format, archive.facts, (), (), devices).call
 
 
 def _refuse_programs(document: Document) -> None:
@@ -222,17 +219,6 @@ def _refuse_programs(document: Document) -> None:
             "the code of a TorchScript program is written as one file",
             hint=f"ptinspect stub {shell_word(document.path)} -o model_def.py",
         )
-
-
-def find_root(document: Document, entry: str | None) -> Module | None:
-    """Return the module that `build()` creates; None if it is inferred from a state_dict."""
-    roots = [info for info in document.modules if not info.name]
-    if entry is None:
-        return roots[0].module if roots else None
-    modules = {info.path: info.module for info in reversed(document.modules)}
-    paths = [*(info.path for info in roots), *document.contents.state_dicts, *modules]
-    with add_error_path(document.path):
-        return modules.get(select_path(paths, entry, "module or state_dict"))
 
 
 def _build_description(

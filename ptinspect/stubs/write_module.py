@@ -25,8 +25,8 @@ from ptinspect.stubs.write_classes import write_assignments, write_definition
 
 if TYPE_CHECKING:
     from ptinspect.stubs.collect.definitions import Definition
+    from ptinspect.stubs.collect.safe_globals import ImportTable, SafeGlobals
     from ptinspect.stubs.infer.constructors import Assignment
-    from ptinspect.stubs.safe_globals import ImportTable, SafeGlobals
 
 SUPPORT = {ASSEMBLED: "assembled_function", "_Result": "result_class"}
 """Templates of what classes and `build()` may use, by its name."""
@@ -247,7 +247,7 @@ def _can_be_registered(definition: Definition) -> bool:
 
 
 def _docstring(content: StubContent) -> list[str]:
-    name = prose(content.file_name)
+    name = content.file_name
     lines = [f'"""The classes of {name}, written by ptinspect from the file alone.', ""]
     lines += [f"sha256 {content.sha256}", ""]
     if not content.definitions:

@@ -10,7 +10,6 @@ import ptinspect
 from ptinspect.display.tree import module_tree
 from ptinspect.document import Document
 from ptinspect.stubs import StubOptions, stub_of
-from ptinspect.stubs.infer.state_dict import path_of_state_dict
 from tests.torch_child import run_python
 
 CHILDREN = Path(__file__).parent / "children.py"
@@ -46,7 +45,7 @@ def root_of(document: Document) -> tuple[list[str | int] | None, str | None]:
             return list(info.root), "\n".join(module_tree(document, info.module))
     if document.archive.more_roots:  # pickle.load reads the first of them alone
         return None, None
-    path = path_of_state_dict(document, None)
+    path = next(iter(document.contents.state_dicts), None)
     return (None if path is None else list(path)), None
 
 

@@ -10,17 +10,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ptinspect.document.modules import BUFFERS, MODULES, PARAMETERS, Module, module_of
+from ptinspect.document.modules import (
+    BUFFERS,
+    MODULES,
+    PARAMETERS,
+    Module,
+    module_of,
+    registers_itself,
+)
 from ptinspect.pickling.pyobjects import (
     GETATTR,
     PARTIAL,
     attributes_of,
     class_name,
-    class_path,
     constructor_arguments,
     function_path,
     global_name,
-    global_path,
 )
 from ptinspect.pickling.values import Blob, Call, Global, PersistentId, SetOf, Value, key_value
 from ptinspect.stubs.collect.definitions import (
@@ -31,14 +36,11 @@ from ptinspect.stubs.collect.definitions import (
     Instance,
     Member,
     Names,
-    NameUsage,
-    RecordedSource,
     class_source,
     fx_source,
 )
 from ptinspect.stubs.collect.modules import (
     ASSEMBLED,
-    MODULE_METHODS,
     WRAPPERS,
     ModelParts,
     access_paths,
@@ -50,13 +52,11 @@ from ptinspect.stubs.collect.modules import (
 )
 from ptinspect.stubs.collect.references import (
     QualifiedName,
-    find_references,
-    global_text,
-    kind_of,
+    find_definitions,
     parts_in,
-    registers_itself,
     shared_attribute,
 )
+from ptinspect.stubs.collect.safe_globals import global_text
 from ptinspect.stubs.collect.source import (
     NONE,
     CallExpr,
@@ -70,7 +70,6 @@ from ptinspect.stubs.collect.source import (
 from ptinspect.stubs.collect.values import (
     SIMPLE,
     bytes_expr,
-    is_attribute,
     literal,
     object_expr,
     set_expr,
@@ -92,16 +91,20 @@ def collect_objects(
     document: Document, root: Module | None, use_recorded_source: bool
 ) -> ObjectGraph:
     """Translate the objects of user-defined classes, and all modules that are roots."""
-    references = find_references(document)
     recorded = {
         f"{source.module}.{source.name}": class_source(source.text, use_recorded_source)
         for source in document.archive.sources
     }
     roots = [info.module.call for info in document.modules if not info.name]
-    names, parts = Names(), model_parts(roots)
-    definitions = _definitions(document, references.user_defined, names, recorded)
+    names = Names()
+    definitions, name_calls = find_definitions(document, names, recorded)
     graph = ObjectGraph(
-        definitions, names, references.calls, document.tensor_of, parts, use_recorded_source
+        definitions,
+        names,
+        name_calls,
+        document.tensor_of,
+        model_parts(roots),
+        use_recorded_source,
     )
     roots = [root.call, *roots] if root is not None else roots
     calls = list(roots)
@@ -113,50 +116,8 @@ def collect_objects(
         instance = graph.translate(call)
         if isinstance(instance, Instance) and id(call) in root_ids:
             instance.definition.root = instance.definition.root or instance
+    graph.root = graph.expr_of(root.call) if root is not None else NONE
     return graph
-
-
-def _definitions(
-    document: Document,
-    user_defined: dict[str, NameUsage],
-    names: Names,
-    recorded: dict[str, RecordedSource],
-) -> dict[str, Definition]:
-    """Return the definition of each user-defined name, by path."""
-    modules = [info.module for info in document.modules]
-    hooks = {
-        path
-        for module in modules
-        for kind, functions in module.hooks.items()
-        for path in (functions if "state_dict" in kind else ())
-    }
-    # What torch accepts as a child is a module, also if its class pickles something else.
-    opaque = {
-        class_path(value)
-        for module in modules
-        for _, value in module.members(MODULES)
-        if isinstance(value, Call) and module_of(value) is None
-    }
-    # Loading a traced module traces it again (torch.fx.graph_module.reduce_graph_module).
-    tracers = {global_path(module.attributes.get("_tracer_cls")) for module in modules}
-    definitions: dict[str, Definition] = {}
-    for path, usage in user_defined.items():
-        last = usage.name.rpartition(".")[2]
-        kind = "tracer" if path in tracers and not usage.calls else kind_of(usage)
-        kind = "module" if kind == "object" and path in opaque else kind
-        ident = names.new(last, "Class" if last[:1].isupper() else "name")
-        definition = Definition(usage.module, usage.name, ident, kind, usage)
-        reserved = {"forward", *MODULE_METHODS} if kind == "module" else ()
-        definition.methods = [
-            name
-            for name in (usage.attributes if kind != "enum" else ())
-            if is_attribute(name) and name not in reserved and f"{path}.{name}" not in user_defined
-        ]
-        if kind == "module" and path in recorded:
-            definition.recorded = recorded[path]
-        definition.is_hook = kind in ("function", "object", "class") and path in hooks
-        definitions[path] = definition
-    return definitions
 
 
 @dataclass(slots=True)
@@ -166,8 +127,9 @@ class ObjectGraph:
     Attributes:
         definitions: classes and functions that the stub defines, by path, in the file's order.
         names: identifiers of the stub.
+        root: the module that `build()` creates; None if it is not in the file.
         parts: what functions return, by their names: expressions too deep to be written in place.
-        calls: calls of the file that weights_only may have to allow (see `References.calls`).
+        calls: calls of the file that weights_only may have to allow (see `find_definitions`).
         tensor_of: returns the tensor that a value is, or None.
         model: the modules and tensors of all models of the file.
         assembled: ids of the calls of modules that are put together without a constructor.
@@ -184,6 +146,7 @@ class ObjectGraph:
     tensor_of: TensorOf
     model: ModelParts
     use_recorded_source: bool
+    root: Expr = NONE
     parts: dict[str, Expr] = field(default_factory=dict)
     assembled: set[int] = field(default_factory=set)
     deferred: list[Deferred] = field(default_factory=list)

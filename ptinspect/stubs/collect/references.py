@@ -1,5 +1,4 @@
-"""What a file's values refer to: names that a stub has to define, names of libraries, and parts of
-the model.
+"""What a file's values refer to: names that a stub has to define, and parts of the model.
 
 An attribute may refer to modules of the same model: `self.layers = [self.block]`, a parent, a bound
 method. They are not created a second time, but accessed where they are registered.
@@ -7,21 +6,20 @@ method. They are not created a second time, but accessed where they are register
 
 from __future__ import annotations
 
-import builtins
 from collections.abc import Container
-from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from ptinspect.document.modules import module_of
-from ptinspect.dtypes import DTYPES, QSCHEMES
+from ptinspect.document.modules import MODULES, module_of
 from ptinspect.pickling.pyobjects import (
     GETATTR,
     RECONSTRUCTORS,
     class_name,
+    class_path,
     constructor_arguments,
     function_path,
     global_name,
+    global_path,
     is_pickled_by_value,
 )
 from ptinspect.pickling.values import (
@@ -34,21 +32,19 @@ from ptinspect.pickling.values import (
     Value,
     key_value,
 )
-from ptinspect.stubs.collect.definitions import NameUsage
+from ptinspect.stubs.collect.definitions import Definition, Names, NameUsage, RecordedSource
+from ptinspect.stubs.collect.modules import MODULE_METHODS
 from ptinspect.stubs.collect.source import NONE, Access, DictExpr, Expr, Sequence
 from ptinspect.stubs.collect.values import (
     SIMPLE,
     ExprOf,
-    class_text,
     is_attribute,
-    is_identifier,
     object_expr,
 )
 from ptinspect.torchnn.classes import lookup, renamed
 
 if TYPE_CHECKING:
     from ptinspect.document import Document
-    from ptinspect.stubs.collect.values import TensorOf
 
 QualifiedName = tuple[str, str]
 """Module and qualified name."""
@@ -82,88 +78,32 @@ def kind_of(usage: NameUsage) -> str:
             return base
     if any(call.kwargs for call in usage.constructed) or "__new__" in usage.attributes:
         return "object"
-    if usage.constructed:
-        return _kind_by_new_arguments([constructor_arguments(call) for call in usage.constructed])
+    new_arguments = [constructor_arguments(call) for call in usage.constructed]
+    if new_arguments:
+        if len({len(args) for args in new_arguments}) > 1 or not new_arguments[0]:
+            return "object"
+        if len(new_arguments[0]) > 1:
+            return "tuple"
+        # One value of a built-in type is what the class extends.
+        types = {type(args[0]) for args in new_arguments}
+        return _SCALARS.get(types.pop(), "object") if len(types) == 1 else "object"
     if usage.is_flag:
         return "enum"
     last = usage.name.rpartition(".")[2]
     is_class_name = last.lstrip("_")[:1].isupper()
+    if usage.called and is_class_name:
+        if last.endswith(("Error", "Exception", "Warning")):
+            return "exception"
+        is_simple = all(
+            len(call.args) == 1 and isinstance(call.args[0], str | int | float) and not call.changes
+            for call in usage.called
+        )
+        return "enum" if is_simple else "object"
     if usage.called:
-        return _kind_by_calls(usage.called, last) if is_class_name else "function"
+        return "function"
     if is_class_name and usage.attributes and all(name.isupper() for name in usage.attributes):
         return "enum"
     return "class" if is_class_name or usage.attributes else "function"
-
-
-def _kind_by_new_arguments(calls: list[tuple[Value, ...]]) -> str:
-    """Return the kind of a class from the arguments of `__new__`.
-
-    One value of a built-in type is what the class extends; several are those of a named tuple.
-    """
-    if not all(calls):
-        return "object"
-    if all(len(args) == 1 for args in calls):
-        types = {type(args[0]) for args in calls}
-        return _SCALARS.get(types.pop(), "object") if len(types) == 1 else "object"
-    return "tuple" if len({len(args) for args in calls}) == 1 else "object"
-
-
-def _kind_by_calls(calls: list[Call], name: str) -> str:
-    if name.endswith(("Error", "Exception", "Warning")):
-        return "exception"
-    simple = all(
-        len(call.args) == 1 and isinstance(call.args[0], str | int | float) and not call.changes
-        for call in calls
-    )
-    return "enum" if simple else "object"
-
-
-# Names of libraries
-
-_STANDARD_MODULES = ("argparse", "collections", "datetime", "functools", "math", "pathlib", "types")
-
-
-def verdict_of(module: str, name: str) -> str | None:
-    """Return the policy's verdict on a name, or None if the policy does not list it."""
-    from ptinspect.safety.policy import load_policy
-
-    row = load_policy().row(module, name)
-    return row.verdict if row is not None else None
-
-
-def global_text(module: str, name: str) -> str | None:
-    """Return a name as the stub writes it.
-
-    Returns None for names that the stub does not import, or that should not be called.
-    """
-    if not all(is_identifier(part) for part in (*module.split("."), *name.split("."))):
-        return None
-    path, last = f"{module}.{name}", name.rpartition(".")[2]
-    if module == "torch" and (name in DTYPES or name in QSCHEMES):
-        return path
-    if module == "torch._C._nn":
-        return f"torch.nn.functional.{last}"
-    if path.startswith("torch._C._VariableFunctions"):
-        return f"torch.{last}"
-    if path.startswith(("torch._C.TensorBase.", "torch._C._TensorBase.")):
-        return None if last.startswith("_") else f"torch.Tensor.{last}"
-    verdict = verdict_of(module, name)
-    if module == "torch._C._fft" and verdict is not None:
-        return f"torch.fft.{name.removeprefix('fft_')}"
-    row = lookup(path)
-    if row is not None and row.path == path:
-        return class_text(path)
-    if verdict not in ("allowed", "reference", "module"):
-        return None
-    if module == "builtins":
-        return name if hasattr(builtins, name) else None
-    if module.split(".")[0] == "torch":
-        return f"nn.functional.{name}" if module == "torch.nn.functional" else path
-    if module == "numpy":
-        return f"np.{name}"
-    if path == "collections.OrderedDict":
-        return "OrderedDict"
-    return path if module in _STANDARD_MODULES or path.startswith("collections.") else None
 
 
 # References
@@ -211,29 +151,21 @@ def is_user_defined(module: str, name: str) -> bool:
     return lookup(path) is None and load_policy().row(module, name) is None
 
 
-@dataclass(slots=True)
-class References:
-    """The names of a file that a stub has to define, and the calls that show how they are used.
-
-    Attributes:
-        user_defined: by path, in the file's order; outer classes before nested ones.
-        calls: of these names, of functions in `_INTERESTING`, and of what is not simply a name.
-    """
-
-    user_defined: dict[str, NameUsage] = field(default_factory=dict)
-    calls: list[Call] = field(default_factory=list)
+class _Usages(dict[str, NameUsage]):
+    """How a file uses each name that the stub has to define, by path, in the file's order; outer
+    classes before nested ones."""
 
     def usage_of(self, name: QualifiedName | None) -> NameUsage | None:
         """Return the record of a user-defined name, creating it on first use; None for others."""
         if name is None or ".__" in name[1] or not is_user_defined(*name):
             return None
         path = f"{name[0]}.{name[1]}"
-        if path not in self.user_defined:
+        if path not in self:
             outer, dot, _ = name[1].rpartition(".")
             if dot:
                 self.usage_of((name[0], outer))
-            self.user_defined[path] = NameUsage(*name)
-        return self.user_defined[path]
+            self[path] = NameUsage(*name)
+        return self[path]
 
     def add_call(self, call: Call) -> None:
         """Record how a call uses the names in it."""
@@ -244,8 +176,14 @@ class References:
             if usage is not None:
                 usage.attributes[str(second)] = None
             return
-        if path in _OR:
-            self._add_flags(call)
+        if path in _OR:  # members of a flag, also as `getattr(Class, "MEMBER")`
+            for item in call.args:
+                usage = self.usage_of(class_name(item)) if isinstance(item, Call) else None
+                if not usage and isinstance(item, Call) and item.args:
+                    is_getattr = function_path(item) == GETATTR
+                    usage = self.usage_of(global_name(item.args[0])) if is_getattr else None
+                if usage is not None:
+                    usage.is_flag = True
             return
         usage = self.usage_of(global_name(second)) if path in _TYPED_TENSORS else None
         if usage is not None:
@@ -259,35 +197,6 @@ class References:
             usage.bases.add(second.path)
         constructs = call.opcode != "REDUCE" or path in RECONSTRUCTORS
         (usage.constructed if constructs else usage.called).append(call)
-
-    def _add_flags(self, call: Call) -> None:
-        """Record that the classes of some objects are flags; also of `getattr(Class, "MEMBER")`."""
-        for item in call.args:
-            usage = self.usage_of(class_name(item)) if isinstance(item, Call) else None
-            if (
-                not usage
-                and isinstance(item, Call)
-                and item.args
-                and function_path(item) == GETATTR
-            ):
-                usage = self.usage_of(global_name(item.args[0]))
-            if usage is not None:
-                usage.is_flag = True
-
-
-def find_references(document: Document) -> References:
-    """Find the names of a file that a stub has to define, and how the file uses them."""
-    references = References()
-    names = document.globals
-    own = [name for name in names if is_user_defined(name.module, name.name)]
-    functions = {id(name) for name in names if name.path in _INTERESTING} | set(map(id, own))
-    archive = document.archive
-    references.calls = _calls_in([archive.root, *archive.more_roots], functions)
-    for name in own:
-        references.usage_of((name.module, name.name))
-    for call in references.calls:
-        references.add_call(call)
-    return references
 
 
 def _calls_in(roots: list[Value], functions: set[int]) -> list[Call]:
@@ -334,6 +243,60 @@ def _calls_in(roots: list[Value], functions: set[int]) -> list[Call]:
     return calls
 
 
+# Definitions
+
+
+def find_definitions(
+    document: Document, names: Names, recorded: dict[str, RecordedSource]
+) -> tuple[dict[str, Definition], list[Call]]:
+    """Return what a stub has to define, by path, and the calls that show how it is used.
+
+    The calls are of these names, of functions in `_INTERESTING`, and of what is not simply a name.
+    """
+    modules, archive = [info.module for info in document.modules], document.archive
+    hooks = {
+        path
+        for module in modules
+        for kind, functions in module.hooks.items()
+        for path in (functions if "state_dict" in kind else ())
+    }
+    # What torch accepts as a child is a module, also if its class pickles something else.
+    opaque = {
+        class_path(value)
+        for module in modules
+        for _, value in module.members(MODULES)
+        if isinstance(value, Call) and module_of(value) is None
+    }
+    # Loading a traced module traces it again (torch.fx.graph_module.reduce_graph_module).
+    tracers = {global_path(module.attributes.get("_tracer_cls")) for module in modules}
+    own = [name for name in document.globals if is_user_defined(name.module, name.name)]
+    functions = {id(name) for name in document.globals if name.path in _INTERESTING}
+    calls = _calls_in([archive.root, *archive.more_roots], functions | set(map(id, own)))
+    usages = _Usages()
+    for name in own:
+        usages.usage_of((name.module, name.name))
+    for call in calls:
+        usages.add_call(call)
+    definitions: dict[str, Definition] = {}
+    for path, usage in usages.items():
+        kind = "tracer" if path in tracers and not usage.calls else kind_of(usage)
+        kind = "module" if kind == "object" and path in opaque else kind
+        last = usage.name.rpartition(".")[2]
+        ident = names.new(last, "Class" if last[:1].isupper() else "name")
+        definition = Definition(usage.module, usage.name, ident, kind, usage)
+        reserved = {"forward", *MODULE_METHODS} if kind == "module" else ()
+        definition.methods = [
+            method
+            for method in (usage.attributes if kind != "enum" else ())
+            if is_attribute(method) and method not in reserved and f"{path}.{method}" not in usages
+        ]
+        if kind == "module" and path in recorded:
+            definition.recorded = recorded[path]
+        definition.is_hook = kind in ("function", "object", "class") and path in hooks
+        definitions[path] = definition
+    return definitions, calls
+
+
 # Parts of the model
 
 MAX_SEARCH_DEPTH = 8
@@ -368,14 +331,6 @@ def parts_in(value: Value, model_ids: Container[int]) -> tuple[list[int], list[V
             others.append(item)
         stack += [(inner, depth + 1) for inner in contents]
     return parts, others
-
-
-def registers_itself(value: Value, tensor_of: TensorOf) -> bool:
-    """Return True if assigning the value to an attribute makes it a child or parameter."""
-    if not isinstance(value, Call):
-        return False
-    tensor = tensor_of(value)
-    return tensor.parameter if tensor is not None else module_of(value) is not None
 
 
 def _contents(value: Value) -> list[Value]:

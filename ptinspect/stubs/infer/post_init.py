@@ -10,12 +10,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from ptinspect.document.modules import PARAMETERS, Module
+from ptinspect.document.modules import PARAMETERS, Module, registers_itself
 from ptinspect.pickling.pyobjects import GETATTR
 from ptinspect.stubs.collect.definitions import Deferred, Instance
 from ptinspect.stubs.collect.modules import argument_attributes, walk_model
 from ptinspect.stubs.collect.object_graph import ObjectGraph
-from ptinspect.stubs.collect.references import parts_in, registers_itself, shared_attribute
+from ptinspect.stubs.collect.references import parts_in, shared_attribute
 from ptinspect.stubs.collect.source import NONE, Access, Expr, Literal, call_expr
 from ptinspect.stubs.collect.values import FLOATS, is_attribute, quantized_zeros, string
 from ptinspect.stubs.infer.constructors import Assignment, InferredClass

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
-from ptinspect.document.entries import path_matches
 from ptinspect.stubs.collect.definitions import Definition, Instance, Member
 from ptinspect.stubs.collect.object_graph import MAX_DEPTH, ObjectGraph
 from ptinspect.stubs.collect.source import (
@@ -107,14 +106,6 @@ class Branch:
         """Return the shape of the weight if it has two to five dimensions."""
         weight = self.tensors.get("weight")
         return weight.shape if weight is not None and 2 <= len(weight.shape) <= 5 else None
-
-
-def path_of_state_dict(document: Document, entry: str | None) -> Path | None:
-    """Return the path of the state_dict that is the entry, or of the first one that has tensors."""
-    for path in document.contents.state_dicts:
-        if entry is None or path_matches(path, entry):
-            return path
-    return None
 
 
 def key_tree(document: Document, path: Path) -> Branch:

@@ -1,23 +1,24 @@
-"""Collect SAFE_GLOBALS: the names that weights_only has to allow to load the file."""
+"""Names of libraries as source, and SAFE_GLOBALS: names that weights_only has to allow."""
 
 from __future__ import annotations
 
+import builtins
 import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ptinspect.pickling.pyobjects import GETATTR, function_path
+from ptinspect.dtypes import DTYPES, QSCHEMES
+from ptinspect.pickling.pyobjects import GETATTR, class_name, function_path, global_name
 from ptinspect.pickling.values import Call, Global
-from ptinspect.safety.load_advice import load_advice
-from ptinspect.safety.policy import WEIGHTS_ONLY_NAMES
+from ptinspect.safety.policy import WEIGHTS_ONLY_NAMES, load_policy
 from ptinspect.stubs.collect.modules import MODULE_METHODS
-from ptinspect.stubs.collect.references import global_text, owner_name, verdict_of
 from ptinspect.stubs.collect.values import NN, class_text, is_identifier
 from ptinspect.text import read_sections
 from ptinspect.torchnn.classes import lookup
 
 if TYPE_CHECKING:
-    from ptinspect.document import Document
+    from collections.abc import Iterable
+
     from ptinspect.pickling.values import Value
     from ptinspect.stubs.collect.definitions import Definition, Names
 
@@ -35,6 +36,55 @@ _STATE_OF = {
 _HARMLESS = ("allowed", "module", "reference", "unknown")
 _REACHED_BY_NAME = ("torch", "torch.nn", "torch.nn.functional")
 """Modules whose names the stub writes as `torch.x` or `nn.x`, without an import of their own."""
+
+
+# Names of libraries
+
+_STANDARD_MODULES = ("argparse", "collections", "datetime", "functools", "math", "pathlib", "types")
+
+
+def verdict_of(module: str, name: str) -> str | None:
+    """Return the policy's verdict on a name, or None if the policy does not list it."""
+    row = load_policy().row(module, name)
+    return row.verdict if row is not None else None
+
+
+def global_text(module: str, name: str) -> str | None:
+    """Return a name as the stub writes it.
+
+    Returns None for names that the stub does not import, or that should not be called.
+    """
+    if not all(is_identifier(part) for part in (*module.split("."), *name.split("."))):
+        return None
+    path, last = f"{module}.{name}", name.rpartition(".")[2]
+    if module == "torch" and (name in DTYPES or name in QSCHEMES):
+        return path
+    if module == "torch._C._nn":
+        return f"torch.nn.functional.{last}"
+    if path.startswith("torch._C._VariableFunctions"):
+        return f"torch.{last}"
+    if path.startswith(("torch._C.TensorBase.", "torch._C._TensorBase.")):
+        return None if last.startswith("_") else f"torch.Tensor.{last}"
+    verdict = verdict_of(module, name)
+    if module == "torch._C._fft" and verdict is not None:
+        return f"torch.fft.{name.removeprefix('fft_')}"
+    row = lookup(path)
+    if row is not None and row.path == path:
+        return class_text(path)
+    if verdict not in ("allowed", "reference", "module"):
+        return None
+    if module == "builtins":
+        return name if hasattr(builtins, name) else None
+    if module.split(".")[0] == "torch":
+        return f"nn.functional.{name}" if module == "torch.nn.functional" else path
+    if module == "numpy":
+        return f"np.{name}"
+    if path == "collections.OrderedDict":
+        return "OrderedDict"
+    return path if module in _STANDARD_MODULES or path.startswith("collections.") else None
+
+
+# SAFE_GLOBALS
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,15 +170,16 @@ class ImportTable:
 
 
 def collect_safe_globals(
-    document: Document,
+    names: Iterable[Global],
     definitions: dict[str, Definition],
     calls: list[Call],
     imports: ImportTable,
+    blockers: list[str],
 ) -> SafeGlobals:
-    """Collect the names of a file that weights_only does not allow itself."""
-    blockers = list(load_advice(document).blockers)
+    """Collect the names of a file that weights_only does not allow itself, and more blockers."""
+    blockers = list(blockers)
     pairs: dict[str, str] = {}
-    for module, name in dict.fromkeys((name.module, name.name) for name in document.globals):
+    for module, name in dict.fromkeys((name.module, name.name) for name in names):
         path = f"{module}.{name}"
         if path == GETATTR:
             pairs[path] = "_reach"
@@ -213,7 +264,9 @@ def _getattr_replacement(call: Call, definitions: dict[str, Definition]) -> tupl
     is_usable = isinstance(name, str) and is_identifier(name)
     if not is_usable or (str(name).startswith("_") and not is_method):
         return None, "a getattr that this stub cannot replace"
-    qualified = owner_name(owner)
+    qualified = global_name(owner)
+    if qualified is None and isinstance(owner, Call):
+        qualified = class_name(owner)
     if qualified is not None:
         path = f"{qualified[0]}.{qualified[1]}"
         if path in definitions:
