@@ -91,7 +91,7 @@ def stub_of(document: Document, options: StubOptions | None = None) -> str:
     """Return the stub of an open file."""
     with add_error_path(document.path):
         is_whole = options is None or (options.entry, options.class_name) == (None, None)
-        if document.archive.format == "torchscript" and is_whole and document.archive.record:
+        if document.archive.format == "torchscript" and is_whole:
             from ptinspect.stubs.torchscript import torchscript_stub
 
             return torchscript_stub(document, _sha256(document))
@@ -206,13 +206,6 @@ def _refuse_programs(document: Document) -> None:
         raise UnsupportedError(
             "a program of torch.export has a graph and no classes",
             hint=f"torch.export.load({python_literal(document.path)}).module() is a module",
-        )
-    if document.archive.format == "torchscript" and document.archive.record is None:
-        path, command = document.path, _convert_command(document)
-        weights = command.replace("convert", f"convert {shell_word(path)} --to state_dict")
-        raise UnsupportedError(
-            "a TorchScript program of torch 1.0 to 1.2 does not record its classes",
-            hint=f"{weights}  # then load them into the model's own class" if command else None,
         )
     if document.archive.format == "torchscript":
         raise UnsupportedError(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ptinspect.errors import DamagedError, Place, UnsupportedError
 from ptinspect.formats.torch.torchscript import CONSTANTS
-from ptinspect.pickling.pyobjects import as_mapping, as_sequence, iter_children
+from ptinspect.pickling.pyobjects import as_mapping, iter_children
 from ptinspect.pickling.values import Call, Global, Value, key_value
 from ptinspect.stubs.collect.definitions import RESERVED, Names
 from ptinspect.stubs.collect.source import (
@@ -64,8 +64,10 @@ _TYPED = "torch.jit._pickle."
 _DIFFERENCES = {
     "int": "Integers are Python's: they grow, where TorchScript's wrap at 64 bits.",
     "str": "Texts are Python's: len and indexes count characters, where TorchScript's count bytes.",
+    "libs/": "Operators are today's. Comparisons of tensors are bool, in torch 1.0 and 1.1 uint8;\n"
+    "2.5 is rounded to 2, in torch 1.2 to 3; dicts have the order of insertion.",
 }
-"""What a stub does otherwise than torch.jit.load if its code names these types."""
+"""What a stub does otherwise than torch.jit.load if its code uses a type, or is of torch < 1.4."""
 _STANDARD_MODULES = ("enum", "operator", "types", "typing", "warnings")
 
 
@@ -86,7 +88,7 @@ def torchscript_stub(document: Document, sha256: str) -> str:
     written = sorted(
         translation.written, key=lambda d: (_ORDER.index(d.kind), rank.get(d.name, len(rank)))
     )
-    used = translation.used | builder.used
+    used = translation.used | builder.used | {f"{archive.code_folder}/"}
     used |= {name for helper in HELPERS if helper in used for name in templates()[helper].names}
     head = "\n".join(read_sections("stubs/torchscript_rules.txt")["head"]).format(
         name=prose(document.path.rpartition("/")[2]),
@@ -133,27 +135,36 @@ class Definition:
 
 def parse_definitions(archive: TorchScript) -> dict[str, Definition]:
     """Return the classes and functions of the archive's code by path."""
-    directory, definitions = archive.directory, {}
+    directory, definitions = archive.directory, dict[str, Definition]()
     for record, index in directory.index.items():
-        _, is_code, module = record.removesuffix(".py").partition("/code/")
-        if not is_code or not record.endswith(".py"):
+        folder, module = record.partition("/")[2].removesuffix(".py").partition("/")[::2]
+        if folder != archive.code_folder or not record.endswith(".py"):
             continue
-        text = directory.read(index).decode("utf-8", "replace")
-        try:
-            tree = ast.parse(text)
-        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-            reason = getattr(error, "msg", "it nests too deep")
-            raise DamagedError(f"the code is not Python: {reason}", where=Place(record)) from None
-        for node in tree.body:
+        module = module.replace("/", ".")
+        for node in _parse(directory.read(index).decode("utf-8", "replace"), record):
             if isinstance(node, ast.ClassDef):
                 node.body = [
                     item for item in node.body
                     if isinstance(item, ast.FunctionDef) or not is_too_deep(item)
                 ]  # fmt: skip
             if isinstance(node, ast.ClassDef | ast.FunctionDef):
-                path = f"{module.replace('/', '.')}.{node.name}"
+                path = f"{module}.{node.name}"
                 definitions[path] = _definition(path, node)
+    for path, script in archive.classes.items():
+        if path not in definitions:  # torch 1.0 to 1.2 wrote the methods of a module alone
+            body = [item for item in _parse(script.code, path) if isinstance(item, ast.FunctionDef)]
+            node = ast.ClassDef("Module", [], [], list[ast.stmt](body), [])
+            parameters, buffers = set(script.parameters), set(script.buffers or ())
+            definitions[path] = Definition(path, "Module", node, parameters, buffers)
     return definitions
+
+
+def _parse(code: str, record: str) -> list[ast.stmt]:
+    try:
+        return ast.parse(code).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        reason = getattr(error, "msg", "it nests too deep")
+        raise DamagedError(f"the code is not Python: {reason}", where=Place(record)) from None
 
 
 def _definition(path: str, node: ast.ClassDef | ast.FunctionDef) -> Definition:
@@ -292,14 +303,13 @@ class ObjectBuilder:
     def build_function(self) -> Source:
         """Return the function, and collect the functions that it needs."""
         archive: TorchScript = self.document.archive  # type: ignore[assignment]
-        root = archive.pickled.root
-        constants = as_sequence(archive.streams[-1].root) or ()
+        root, constants = archive.objects, archive.constants
         self.source.add("def build(tensors=None):", '    """Return the root of the program."""')
-        for call in self._objects([root, *constants]):
+        for call in self._objects([root, *constants.values()]):
             self._write_object(call, call is root)
-        for number, value in enumerate(constants):
+        for name, value in constants.items():
             self.used |= {CONSTANTS, "types"}
-            self.source.add_assignment(f"{CONSTANTS}.c{number}", self.value(value), 4)
+            self.source.add_assignment(f"{CONSTANTS}.{name}", self.value(value), 4)
         self.source.add_expr("return ", self.value(root), 4)
         text = "\n".join(self.source.lines)
         for name in ("assembled", "tensor", "packed", "object"):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import json
 import shutil
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -63,20 +65,59 @@ def test_the_lessons_stub_reads_like_the_module() -> None:
     assert source == ptinspect.stub(LESSON)
 
 
-@pytest.mark.parametrize("options", [[], ["--class", "Net"], ["--package", "net"]])
-def test_a_program_without_its_classes_is_refused_with_a_command_that_works(
-    options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("options", [["--class", "Net"], ["--package", "net"]])
+@pytest.mark.parametrize("name", ["torchscript.pt", "torchscript-1.0.pt"])
+def test_a_part_of_a_program_is_refused_with_a_command_that_works(
+    name: str, options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copy(FIXTURES / "others/torchscript-1.0.pt", tmp_path / "old.pt")
+    shutil.copy(FIXTURES / "others" / name, tmp_path / "old.pt")
     monkeypatch.chdir(tmp_path)
     result = run("stub", "old.pt", *options)
     assert result.exit_code == 2
     problem, command = result.stderr.splitlines()
-    assert problem.endswith("of torch 1.0 to 1.2 does not record its classes")
-    command, _, comment = command.partition("  # ")
-    assert command.split() == ["ptinspect", "convert", "old.pt", "--to", "state_dict"]
-    assert comment == "then load them into the model's own class"
+    assert problem.endswith("the code of a TorchScript program is written as one file")
+    assert command.split() == ["ptinspect", "stub", "old.pt", "-o", "model_def.py"]
     assert run(*command.split()[1:]).exit_code == 0
+
+
+def from_json(value: Any) -> Any:
+    """Return a value that fixtures/old/torchscript.py recorded."""
+    import torch
+
+    if isinstance(value, dict) and "dtype" in value:
+        return torch.tensor(value["data"], dtype=getattr(torch, value["dtype"]))
+    if isinstance(value, dict):
+        return {key: from_json(item) for key, item in value.items()}
+    return [from_json(item) for item in value] if isinstance(value, list) else value
+
+
+def assert_same(value: Any, expected: Any) -> None:
+    if isinstance(expected, list):
+        assert len(value) == len(expected)
+        for item, wanted in zip(value, expected, strict=True):
+            assert_same(item, wanted)
+    elif isinstance(expected, int | dict):
+        assert value == expected and type(value) is type(expected)
+    else:
+        assert value.dtype == expected.dtype and value.equal(expected)
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.2"])
+def test_programs_of_torch_before_1_4_have_the_results_of_that_torch(version: str) -> None:
+    pytest.importorskip("torch")
+    path = FIXTURES / f"others/torchscript-{version}-code.pt"
+    calls = json.loads(path.with_suffix(".json").read_text())["calls"]
+    assert len(calls) >= 3
+    source = ptinspect.stub(path)
+    assert "NotImplementedError" not in source and "Operators are today's." in source
+    namespace: dict[str, Any] = {"__name__": "old_stub"}
+    exec(compile(source, "old_stub", "exec"), namespace)
+    with ptinspect.open(path) as document:
+        tensors = {key: info.torch() for key, info in document.tensors.items()}
+    model = namespace["build"](tensors)
+    for call in calls:
+        result = getattr(model, call["method"])(*from_json(call["arguments"]))
+        assert_same(result, from_json(call["result"]))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ From torch 1.0 to 1.2:
 
     FOLDER/model.json          modules with their parameters, and the table of the tensors
     FOLDER/tensors/N           bytes of a tensor
-    FOLDER/code/**.py          methods; since 1.2 in classes
+    FOLDER/code/**.py          methods of a module, without a class
+    FOLDER/libs/**.py          since 1.1: classes and functions that they use
     FOLDER/attributes.pkl      since 1.2: a list of the values of attributes
 
 Which attribute is a parameter or a buffer is in the code. Before torch 1.6 there is no
@@ -25,8 +26,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from ptinspect.dtypes import dtype_by_name
 from ptinspect.errors import DamagedError, LimitError, Place
@@ -36,7 +38,7 @@ from ptinspect.formats.torch.zip_file import TorchZip, open_zip
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.machine import run
 from ptinspect.pickling.numpy_objects import required_numel
-from ptinspect.pickling.pyobjects import as_mapping, as_sequence, function_path
+from ptinspect.pickling.pyobjects import as_mapping, as_sequence, iter_children
 from ptinspect.pickling.values import SCRIPT_OBJECT, Call, Global, Value
 from ptinspect.text import bounded_repr
 
@@ -56,6 +58,7 @@ _CONSTANT = re.compile(r"^  (\w+) : Final\[\w+\] = (.{1,200})$")
 _DEF = re.compile(r"^  def (\w+)\(self")
 _OLD_DEF = re.compile(r"^ *def (\w+)\(self")
 _MANGLE = re.compile(r"___torch_mangle_\d+\.")
+_WORDS: dict[str, Value] = {"True": True, "False": False, "None": None}
 _TYPED = "torch.jit._pickle."
 _GROUPS = ("_parameters", "_buffers", "_modules")
 _DATA_TYPES = {
@@ -72,6 +75,7 @@ class ScriptClass:
     Attributes:
         buffers: None in code of torch before 1.6, which does not list them.
         methods: the `def` line of each method, joined, by name.
+        code: the methods of a class in `model.json`, which has a record of its own.
     """
 
     is_module: bool
@@ -79,13 +83,35 @@ class ScriptClass:
     buffers: list[str] | None = None
     constants: dict[Value, Value] = field(default_factory=dict)
     methods: dict[str, str] = field(default_factory=dict)
+    code: str = ""
 
 
 class TorchScript(TorchZip):
     """See the module's docstring. `value` is the module, with its parameters, buffers and children
-    distinguished."""
+    distinguished.
+
+    Attributes:
+        objects: the module as the file describes it, an object of one of `classes`.
+        constants: the tensors that the code uses, by name.
+        classes: the recorded classes by path.
+        code_folder: where their code is.
+        code_size: bytes of code that were read.
+    """
 
     format = "torchscript"
+    objects: Value = None
+    constants: dict[Value, Value]
+    classes: dict[str, ScriptClass]
+    code_folder = "code"
+    code_size = 0
+
+    def read_code(self, record: str) -> str:
+        """Return the code in a record. LimitError if all together are larger than `MAX_CODE`."""
+        data = self.read_record(record, MAX_CODE)
+        self.code_size += len(data)
+        if self.code_size > MAX_CODE:
+            raise LimitError(f"more than {MAX_CODE:,} bytes of code", limit="pickle_bytes")
+        return data.decode("utf-8", "replace")
 
 
 def read_torchscript(
@@ -93,17 +119,41 @@ def read_torchscript(
 ) -> TorchScript:
     """Read an archive of torch.jit.save. DamagedError if a pickle is damaged or a storage
     incomplete, LimitError if the code is larger than `MAX_CODE`."""
-    if f"{folder}data.pkl" not in directory.index:
-        return _read_model_json(TorchScript(source, directory, limits, folder), folder)
-    main = _run(directory, f"{folder}data.pkl", limits)
-    archive = open_zip(source, directory, folder, limits, TorchScript, main)
-    assert isinstance(archive, TorchScript)
-    modules = _Modules(_read_code(directory, folder))
-    archive.value = modules.convert(archive.pickled.root)
-    constants = _read_constants(archive, directory, folder, limits)
-    if constants:
-        _attributes(archive.value)[CONSTANTS] = constants
-    archive.facts["script"] = _facts(archive, folder, modules.methods, len(constants))
+    if f"{folder}data.pkl" in directory.index:
+        main = _run(directory, f"{folder}data.pkl", limits)
+        zipped = open_zip(source, directory, folder, limits, TorchScript, main)
+        assert isinstance(zipped, TorchScript)
+        archive = zipped
+        archive.classes = _read_code(archive, folder)
+        archive.objects = archive.pickled.root
+        constants = _run(directory, name := f"{folder}constants.pkl", limits)
+        archive.streams = [*archive.streams, constants]
+        for key, declared in declared_storages(constants).items():
+            archive.check_record(f"{folder}constants/{key}", declared.nbytes, "a constant", name)
+        prefix_storage_keys(constants, "constants")
+        archive.inner["constants"] = TorchZip(source, directory, limits, f"{folder}constants/")
+        values = enumerate(as_sequence(constants.root) or ())
+        archive.constants = {f"c{number}": value for number, value in values}
+    else:
+        archive = TorchScript(source, directory, limits, folder)
+        _ModelJson(archive, folder).read()
+    modules = _Modules(archive.classes)
+    archive.value = modules.convert(archive.objects)
+    state = archive.value.state if isinstance(archive.value, Call) else None
+    if archive.constants and isinstance(state, dict):
+        state[CONSTANTS] = archive.constants
+    code = f"{folder}code/", f"{folder}libs/"
+    archive.facts["script"] = {
+        "methods": modules.methods,
+        "code": [name[len(folder) :] for name in directory.names if name.startswith(code)],
+        "extra_files": [
+            {"name": name[len(folder) + 6 :], "size": directory.sizes[index]}
+            for name, index in directory.index.items()
+            if name.startswith(f"{folder}extra/")
+        ],
+        "constants": len(archive.constants),
+        "bytecode": f"{folder}bytecode.pkl" in directory.index,
+    }
     return archive
 
 
@@ -114,103 +164,97 @@ def _run(directory: ZipDirectory, name: str, limits: Limits) -> Pickled:
     return run(data, record=name, limits=limits, text_errors="surrogateescape")
 
 
-def _facts(
-    archive: TorchScript, folder: str, methods: list[dict[str, str]], constants: int
-) -> dict[str, object]:
-    directory = archive.directory
-    return {
-        "methods": methods,
-        "code": [n[len(folder) :] for n in directory.names if n.startswith(f"{folder}code/")],
-        "extra_files": [
-            {"name": name[len(folder) + 6 :], "size": directory.sizes[index]}
-            for name, index in directory.index.items()
-            if name.startswith(f"{folder}extra/")
-        ],
-        "constants": constants,
-        "bytecode": f"{folder}bytecode.pkl" in directory.index,
-    }
-
-
-def _read_model_json(archive: TorchScript, folder: str) -> TorchScript:
-    """Read an archive of torch 1.0 to 1.2, whose modules and tensors are listed in `model.json`."""
-    record, directory = f"{folder}model.json", archive.directory
-    model = parse_json(archive.read_record(record, MAX_CODE), "model.json")
-    if not isinstance(model, dict) or not isinstance(model.get("mainModule"), dict):
-        raise DamagedError("model.json describes no module", where=Place(record, 0))
-    attributes: Sequence[Value] = ()
-    if f"{folder}attributes.pkl" in directory.index:
-        name = f"{folder}attributes.pkl"
-        pickled = _run(directory, name, archive.limits)
-        archive.streams, attributes = [pickled], as_sequence(pickled.root) or ()
-    archive.version = archive.read_record(f"{folder}version", 64).decode("latin1").strip()
-    reader = _ModelJson(archive, folder, _list(model.get("tensors")), attributes)
-    archive.value = reader.convert(model["mainModule"])
-    archive.facts["script"] = _facts(archive, folder, reader.methods, 0)
-    return archive
-
-
 class _ModelJson:
-    """Turns the modules of `model.json` into modules as torch.nn pickles them. Source:
-    caffe2/proto/torch.proto of torch 1.2 (ModelDef, ModuleDef, TensorDef)."""
+    """Reads an archive of torch 1.0 to 1.2, whose modules and tensors are listed in `model.json`.
+    Source: caffe2/proto/torch.proto of torch 1.2 (ModelDef, ModuleDef, TensorDef)."""
 
-    def __init__(
-        self, archive: TorchScript, folder: str, tensors: list[Any], attributes: Sequence[Value]
-    ) -> None:
+    def __init__(self, archive: TorchScript, folder: str) -> None:
         self.archive = archive
         self.folder = folder
-        self.tensors = tensors
-        self.attributes = attributes
-        self.methods: list[dict[str, str]] = []
+        archive.classes, archive.constants, archive.code_folder = {}, {}, "libs"
+        record = f"{folder}model.json"
+        self.model: Any = parse_json(archive.read_record(record, MAX_CODE), "model.json")
+        if not isinstance(self.model, dict) or not isinstance(self.model.get("mainModule"), dict):
+            raise DamagedError("model.json describes no module", where=Place(record, 0))
+        self.tensors = _list(self.model.get("tensors"))
+        self.attributes: Sequence[Value] = ()
 
-    def convert(self, main: dict[str, Any]) -> Value:
-        """Return the module for an entry, its submodules included."""
-        root = self._module()
-        stack: list[tuple[dict[str, Any], Call, str]] = [(main, root, "")]
+    def read(self) -> None:
+        """Set the archive's objects as a data.pkl has them: each module has a class of its own."""
+        archive, directory = self.archive, self.archive.directory
+        archive.version = archive.read_record(f"{self.folder}version", 64).decode("latin1").strip()
+        if (name := f"{self.folder}attributes.pkl") in directory.index:
+            pickled = _run(directory, name, archive.limits)
+            archive.streams, self.attributes = [pickled], as_sequence(pickled.root) or ()
+            self._fill_tensors(pickled.root)
+        archive.objects = root = self._object()
+        stack: list[tuple[dict[str, Any], Call]] = [(self.model["mainModule"], root)]
         while stack:
-            entry, call, path = stack.pop()
-            groups: dict[str, dict[str, Value]] = {name: {} for name in _GROUPS}
-            others: dict[Value, Value] = {}
+            entry, call = stack.pop()
+            script, state = archive.classes[_path(call)], dict[Value, Value]()
+            assert script.buffers is not None
             for item in _list(entry.get("parameters")):
-                kind = "_buffers" if item.get("isBuffer") is True else "_parameters"
-                groups[kind][str(item.get("name"))] = self._tensor(item.get("tensorId"))
-            for item in _list(entry.get("attributes")):
-                value = self._attribute(item.get("id"))
-                is_buffer = item.get("type") == "Tensor" and isinstance(value, Call)
-                (groups["_buffers"] if is_buffer else others)[str(item.get("name"))] = value
-            for item in _list(entry.get("submodules")):
                 name = str(item.get("name"))
-                child = groups["_modules"][name] = self._module()
-                stack.append((item, child, f"{path}.{name}" if path else name))
-            self._add_methods(path, entry.get("torchscriptArena"))
-            members: dict[Value, Value] = {k: ordered_dict(group) for k, group in groups.items()}
-            call.change().states.append(members | others)
-        self.methods.sort(key=lambda method: method["module"])
-        return root
+                is_buffer = item.get("isBuffer") is True
+                (script.buffers if is_buffer else script.parameters).append(name)
+                state[name] = self._tensor(item.get("tensorId"))
+            for item in _list(entry.get("attributes")):
+                index, name = _integer(item.get("id")), str(item.get("name"))
+                if index is None or index >= len(self.attributes):
+                    raise DamagedError(
+                        f"attributes.pkl has no value {bounded_repr(item.get('id'))}"
+                    )
+                state[name] = self.attributes[index]
+                if item.get("type") == "Tensor" and isinstance(state[name], Call):
+                    script.buffers.append(name)
+            for item in _list(entry.get("submodules")):
+                child = state[str(item.get("name"))] = self._object()
+                stack.append((item, child))
+            call.change().states.append(state)
+            self._read_methods(script, entry.get("torchscriptArena"))
 
-    def _module(self) -> Call:
-        """Return a module without its content: the file does not record its class."""
-        return Call(Global("torch.jit", "ScriptModule", 0), (), SCRIPT_OBJECT, 0)
+    def _object(self) -> Call:
+        """Return a module without its content; what its class was called is not recorded."""
+        count = len(self.archive.classes)
+        path = f"__torch__.torch.jit.___torch_mangle_{count}", "ScriptModule"
+        self.archive.classes[".".join(path)] = ScriptClass(True, buffers=[])
+        return Call(Global(*path, 0), (), SCRIPT_OBJECT, 0)
 
-    def _add_methods(self, path: str, arena: Any) -> None:
-        index = self.archive.directory.index
+    def _read_methods(self, script: ScriptClass, arena: Any) -> None:
         record = f"{self.folder}{arena.get('key')}" if isinstance(arena, dict) else ""
-        text = ""
-        if record in index:
-            text = self.archive.read_record(record, MAX_CODE).decode("utf-8", "replace")
-        lines = iter(text.split("\n"))
+        if record not in self.archive.directory.index:
+            return
+        script.code = self.archive.read_code(record)
+        lines = iter(script.code.split("\n"))
         for line in lines:
             if match := _OLD_DEF.match(line):
-                schema = _schema(_whole_header(line, lines))
-                self.methods.append({"module": path, "name": match[1], "schema": schema})
+                script.methods[match[1]] = _schema(line, lines)
+        for number in sorted(set(re.findall(r"\bCONSTANTS\.c(\d{1,9})\b", script.code)), key=int):
+            self.archive.constants[f"c{number}"] = self._tensor(number)
 
-    def _tensor(self, number: Any) -> Value:
+    def _fill_tensors(self, root: Value) -> None:
+        """Replace references to the table of tensors, `build_tensor_from_id(N)`, by tensors."""
+        stack, seen = [root], {id(root): root}
+        while stack:
+            value = stack.pop()
+            if _is_function(value, f"{_TYPED}build_tensor_from_id"):
+                tensor = self._tensor(value.args[0] if value.args else None)
+                value.func, value.args = tensor.func, tensor.args
+                continue
+            for _, child in iter_children(value):
+                if id(child) not in seen:
+                    seen[id(child)] = child
+                    stack.append(child)
+
+    def _tensor(self, number: Any) -> Call:
         """Return the call that builds a tensor of the table."""
         where = Place(f"{self.folder}model.json")
         index = _integer(number)
         if index is None or index >= len(self.tensors):
             raise DamagedError(f"model.json has no tensor {bounded_repr(number)}", where=where)
         entry = self.tensors[index]
-        dims, strides = ([_integer(n) for n in _list(entry.get(k))] for k in ("dims", "strides"))
+        sizes = (_list(entry.get(name), str) for name in ("dims", "strides"))
+        dims, strides = ([_integer(number) for number in numbers] for numbers in sizes)
         dtype = dtype_by_name(_DATA_TYPES.get(str(entry.get("dataType")), ""))
         offset = _integer(entry.get("offset", "0"))
         data = entry.get("data")
@@ -226,23 +270,10 @@ class _ModelJson:
             nbytes=nbytes, requires_grad=entry.get("requiresGrad") is True,
         )  # fmt: skip
 
-    def _attribute(self, number: Any) -> Value:
-        """Return a value of attributes.pkl, perhaps a tensor of the table."""
-        index = _integer(number)
-        if index is None or index >= len(self.attributes):
-            raise DamagedError(f"attributes.pkl has no value {bounded_repr(number)}")
-        value = self.attributes[index]
-        if isinstance(value, Call) and (function_path(value) or "").endswith(
-            "build_tensor_from_id"
-        ):
-            return self._tensor(value.args[0] if value.args else None)
-        return _untyped(value)
 
-
-def _list(value: Any) -> list[Any]:
-    """Return the objects in a list of JSON; names that are missing have no items."""
-    items = value if isinstance(value, list) else []
-    return [item for item in items if isinstance(item, (dict, str))]
+def _list(value: Any, kind: type = dict) -> list[Any]:
+    """Return the items of that kind in a list of JSON; a name that is missing has none."""
+    return [item for item in value if isinstance(item, kind)] if isinstance(value, list) else []
 
 
 def _integer(value: Any) -> int | None:
@@ -251,32 +282,15 @@ def _integer(value: Any) -> int | None:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
 
 
-def _read_constants(
-    archive: TorchScript, directory: ZipDirectory, folder: str, limits: Limits
-) -> dict[Value, Value]:
-    name = f"{folder}constants.pkl"
-    pickled = _run(directory, name, limits)
-    archive.streams = [*archive.streams, pickled]
-    for key, declared in declared_storages(pickled).items():
-        archive.check_record(f"{folder}constants/{key}", declared.nbytes, "a constant", name)
-    prefix_storage_keys(pickled, "constants")
-    archive.inner["constants"] = TorchZip(archive.source, directory, limits, f"{folder}constants/")
-    return {f"c{number}": value for number, value in enumerate(as_sequence(pickled.root) or ())}
-
-
-def _read_code(directory: ZipDirectory, folder: str) -> dict[str, ScriptClass]:
+def _read_code(archive: TorchScript, folder: str) -> dict[str, ScriptClass]:
     classes: dict[str, ScriptClass] = {}
-    total, prefix = 0, f"{folder}code/"
-    for name, index in directory.index.items():
+    prefix = f"{folder}code/"
+    for name in archive.directory.index:
         if not name.startswith(prefix) or not name.endswith(".py"):
             continue
-        total += directory.sizes[index]
-        if total > MAX_CODE:
-            raise LimitError(f"more than {MAX_CODE:,} bytes of code", limit="pickle_bytes")
         module = name[len(prefix) : -3].replace("/", ".")
-        text = directory.read(index).decode("utf-8", "replace")
         current: ScriptClass | None = None
-        lines = iter(text.split("\n"))
+        lines = iter(archive.read_code(name).split("\n"))
         for line in lines:
             if match := _CLASS.match(line):
                 current = classes[f"{module}.{match[1]}"] = ScriptClass(match[2] == "Module")
@@ -285,35 +299,21 @@ def _read_code(directory: ZipDirectory, folder: str) -> dict[str, ScriptClass]:
             elif match := _NAMES.match(line):
                 setattr(current, match[1], re.findall(r'"([^"\\]*)"', match[2]))
             elif match := _CONSTANT.match(line):
-                current.constants[match[1]] = _literal(match[2])
+                current.constants[match[1]] = _WORDS.get(match[2], match[2].strip('"'))
+                with suppress(ValueError):
+                    is_integer = re.fullmatch(r"-?\d{1,18}", match[2])
+                    current.constants[match[1]] = (int if is_integer else float)(match[2])
             elif match := _DEF.match(line):
-                current.methods[match[1]] = _schema(_whole_header(line, lines))
+                current.methods[match[1]] = _schema(line, lines)
     return classes
 
 
-def _whole_header(line: str, lines: Iterator[str]) -> str:
-    """Return a `def` line with those that continue it."""
+def _schema(line: str, lines: Iterator[str]) -> str:
+    """Return the schema in a `def` line and those that continue it."""
     while not line.endswith(":") and (more := next(lines, None)) is not None:
         line += f" {more.strip()}"
-    return line
-
-
-def _schema(line: str) -> str:
     text = _MANGLE.sub("", line.strip().removeprefix("def ").removesuffix(":"))
     return re.sub(r"\(self(?:: [\w.]+)?(?:, )?", "(", text.replace("__torch__.", ""), count=1)
-
-
-def _literal(text: str) -> Value:
-    """Return a constant of the code: a number, a string, True, False or None; else its text."""
-    words: dict[str, Value] = {"True": True, "False": False, "None": None}
-    if text in words:
-        return words[text]
-    if re.fullmatch(r"-?\d{1,18}", text):
-        return int(text)
-    try:
-        return float(text)
-    except ValueError:
-        return text.strip('"')
 
 
 class _Modules:
@@ -351,11 +351,13 @@ class _Modules:
                 elif name in script.parameters:
                     groups["_parameters"][name] = value
                 elif name in (script.buffers or ()) or (
-                    script.buffers is None and _is_tensor(value)
+                    script.buffers is None and _is_function(value, "torch._utils._rebuild_")
                 ):
                     groups["_buffers"][name] = value
-                else:
-                    others[name] = _untyped(value)
+                else:  # a list or dict of one type is a call (`build_intlist`, `restore_type_tag`)
+                    others[name] = value
+                    if _is_function(value, _TYPED) and value.args:
+                        others[name] = value.args[0]
             members: dict[Value, Value] = {k: ordered_dict(group) for k, group in groups.items()}
             shell.change().states.append(members | others)
         self.methods.sort(key=lambda method: method["module"])
@@ -381,20 +383,5 @@ def _path(value: Call) -> str:
     return value.func.path
 
 
-def _attributes(module: Value) -> dict[Value, Value]:
-    state = module.state if isinstance(module, Call) else None
-    return state if isinstance(state, dict) else {}
-
-
-def _is_tensor(value: Value) -> bool:
-    return (
-        isinstance(value, Call)
-        and isinstance(value.func, Global)
-        and value.func.path.startswith("torch._utils._rebuild_")
-    )
-
-
-def _untyped(value: Value) -> Value:
-    """Return the plain value of a typed list or dict (`build_intlist`, `restore_type_tag`)."""
-    is_typed = isinstance(value, Call) and getattr(value.func, "path", "").startswith(_TYPED)
-    return value.args[0] if isinstance(value, Call) and is_typed and value.args else value
+def _is_function(value: Value, prefix: str) -> TypeGuard[Call]:
+    return isinstance(value, Call) and getattr(value.func, "path", "").startswith(prefix)
