@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ptinspect.conversion.options import TENSORS_ONLY
 from ptinspect.conversion.output.pieces import ConvertedRange, SourceRange, TensorPiece
-from ptinspect.document.warnings import checksum_message, checksum_messages
+from ptinspect.document.warnings import checksum_message, checksum_messages, record_name
 from ptinspect.errors import LossError, spell_options
 from ptinspect.formats.torch.zip_file import ZipSpan
 from ptinspect.pickling.pyobjects import as_mapping, dotted
@@ -354,7 +354,7 @@ def crc_warnings(mismatches: Iterable[SourceRange], file: OutputFile, plan: Plan
     for identity, storage in damaged.items():
         span = storage.archive.storages.get(storage.key)
         assert isinstance(span, ZipSpan)
-        record = span.directory.names[span.index]
+        record = record_name(span.directory, span.index)
         warnings.append(checksum_message(record, keys.get(identity, [])))
     return warnings
 

@@ -210,11 +210,18 @@ def _checksum_warning(
 
 
 def _record_message(directory: ZipDirectory, index: int, tensors: Sequence[NamedTensor]) -> str:
+    return checksum_message(record_name(directory, index), [tensor.key for tensor in tensors])
+
+
+def record_name(directory: ZipDirectory, index: int) -> str:
+    """Return the name of a record, with its file or zip if the document has several."""
     record, source = directory.names[index], directory.source
+    name = printable_name(os.path.basename(source.path))
     if isinstance(source, SliceSource) and source.base is not None:  # one of several zips in a file
-        name = printable_name(os.path.basename(source.path))
         record += f" (in the zip at {source.base:,} of {name})"
-    return checksum_message(record, [tensor.key for tensor in tensors])
+    elif source.owner is not None:
+        record += f" of {name}"
+    return record
 
 
 def _tensors_by_record(

@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.dtypes import STORAGE_ITEMSIZE
@@ -202,18 +203,26 @@ class Archive:
     ) -> Iterator[bytes]:
         """Yield bytes `start` to `stop` of a storage in pieces of `size` bytes."""
         start, stop = check_range(span, start, stop)
-        return span.chunks(self.source, start, stop, size)
+        chunks = span.chunks(self.source, start, stop, size)
+        return chunks if self.source.owner is None else self._name_file(chunks)
+
+    def _name_file(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        """Yield the chunks. An error names the file, and the one that it belongs to."""
+        with _part_errors(self.source.path, self.source.owner):
+            yield from chunks
 
     def open_parts(self, folder: str, names: Sequence[str], open_archive: OpenArchive) -> None:
         """Open files that belong to this one, each with a source of its own. Their storages have
         keys that begin with the file's number. If one cannot be opened, all are closed."""
         from ptinspect.source.local import open_source
 
+        owner = os.path.basename(self.source.path)
         try:
             for number, path in enumerate(os.path.join(folder, name) for name in names):
-                with add_error_path(path):
+                with _part_errors(path, owner):
                     try:
                         source = open_source(path)
+                        source.owner = owner
                     except PtInspectError as error:
                         if getattr(error.__cause__, "errno", None) == errno.EMFILE:
                             error.hint = "allow more open files: ulimit -n 4096"
@@ -250,6 +259,18 @@ class PicklelessArchive(Archive):
     def root(self) -> Value:
         """The tensors by name, or the only one."""
         return self.value
+
+
+@contextmanager
+def _part_errors(path: str, owner: str | None) -> Iterator[None]:
+    """Add the path to a PtInspectError from the block, and the file that the part belongs to."""
+    with add_error_path(path):
+        try:
+            yield
+        except PtInspectError as error:
+            if not error.path and owner and owner != os.path.basename(path):
+                error.message += f" (a file of {printable_name(owner)})"
+            raise
 
 
 def text_items(value: Value) -> dict[str, Value]:

@@ -19,11 +19,13 @@ class Source:
         path: the path that the user passed.
         size: number of bytes.
         base: offset of the first byte in the user's file, or None inside compressed data.
+        owner: the name of the file that this one is opened for, such as an index; or None.
     """
 
     path: str
     size: int
     base: int | None = 0
+    owner: str | None = None
 
     @property
     def descriptor(self) -> int | None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ import pytest
 import ptinspect
 from ptinspect.errors import DamagedError, FormatError, LimitError, PtInspectError, UnsupportedError
 from ptinspect.limits import Limits
+from tests.cli.running import run
 from tests.conftest import FIXTURES
 from tests.formats.making import Stored, make_zip, torch_legacy, torch_zip
 from tests.formats.shards import index_text, model, safetensors
@@ -274,3 +277,37 @@ def test_a_pickle_that_is_no_state_dict_is_no_shard(tmp_path: Path) -> None:
     assert "does not contain a state_dict" in error.message
     (tmp_path / "a.bin").write_bytes(torch_legacy([stored]))
     assert "does not contain a state_dict" in refused(index).message
+
+
+def test_a_damaged_shard_is_named_before_its_index(tmp_path: Path) -> None:
+    """Also where all shards name their records alike, and the damage is met while reading."""
+    names = ["pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"]
+    for number, name in enumerate(names):
+        lesson = ((FIXTURES / "others") / name).read_bytes()
+        with (
+            zipfile.ZipFile(io.BytesIO(lesson)) as old,
+            zipfile.ZipFile(
+                tmp_path / name, "w", zipfile.ZIP_DEFLATED if number else zipfile.ZIP_STORED
+            ) as new,
+        ):
+            for record in old.namelist():
+                new.writestr(f"archive/{record.partition('/')[2]}", old.read(record))
+            info = new.getinfo("archive/data/0")
+        data = bytearray((tmp_path / name).read_bytes())
+        start = info.header_offset + 30 + len(info.filename)
+        data[start : start + info.compress_size] = b"\xff" * info.compress_size
+        (tmp_path / name).write_bytes(data)
+    index = tmp_path / "pytorch_model.bin.index.json"
+    shutil.copy((FIXTURES / "others") / index.name, index)
+    result = run("show", "--check", index)
+    assert result.exit_code != 0
+    text = f"ptinspect: {tmp_path / names[1]}: its compressed bytes are damaged"
+    assert text in run("convert", index, tmp_path / "out.pt").stderr
+    shutil.copy((FIXTURES / "others") / names[1], tmp_path)
+    text = f"the bytes of archive/data/0 of {names[0]} do not match their CRC-32"
+    assert text in run("show", "--check", index).stdout
+    assert text in run("convert", index, tmp_path / "out.pt").stderr
+    (tmp_path / names[0]).write_bytes(data[:200])
+    result = run("show", index)
+    assert result.stderr.startswith(f"ptinspect: {tmp_path / names[0]}: ")
+    assert f"(a file of {index.name})" in result.stderr

@@ -329,6 +329,14 @@ def rank_files(folder: Path, *values: object) -> Path:
     return folder
 
 
+def test_every_number_that_differs_between_ranks_is_named(tmp_path: Path) -> None:
+    """Small numbers are the same objects wherever they are."""
+    rank_files(tmp_path, *({"epoch": r, "same": 1, "list": [1, r], "step": r} for r in (0, 1)))
+    text = "ranks have other values, those of rank 0 are shown: epoch, list.1, step"
+    assert text in run("show", tmp_path).stdout
+    assert text in run("convert", tmp_path, tmp_path / "out.pt", "--to", "same").stderr
+
+
 def test_tensors_whose_shapes_differ_between_ranks_are_named_and_not_written(
     tmp_path: Path,
 ) -> None:

@@ -219,8 +219,9 @@ def _merge(archive: RankFiles, name: str, values: dict[int, Any], depth: int = 0
     """Return what the files have in one place: the first one's value, in which each tensor is the
     whole one. The name of values that differ is added to `archive.differing`."""
     identity = tuple(map(id, values.values()))
-    if identity not in archive.merged:
-        archive.merged[identity] = first = next(iter(values.values()))
+    first = next(iter(values.values()))
+    if isinstance(first, int) or identity not in archive.merged:  # small numbers are one object
+        archive.merged[identity] = first
         shards = {number: _describe(archive, value, name) for number, value in values.items()}
         whole = {number: each for number, each in shards.items() if each is not None}
         if len(whole) < len(values):
