@@ -214,22 +214,17 @@ def _load_call(path: str, format: str, options: str, encoding: str) -> str:
     if format in _OTHER_READERS:
         where = ', map_location="cpu"' if format == "torchscript" and "map_" in options else ""
         return _OTHER_READERS[format].format(literal + where)
-    if format == "safetensors-index":
-        return _load_shards_call(path, "safetensors.torch.load_file({})")
-    if format == "torch-index":
-        return _load_shards_call(path, f"torch.load({{}}{options}{encoding})")
+    if format in ("safetensors-index", "torch-index"):  # all shards that the index names
+        folder = os.path.dirname(path)
+        shard = f"os.path.join({python_literal(folder)}, f)" if folder else "f"
+        shards = f'sorted({{*json.load(open({literal}))["weight_map"].values()}})'
+        load = f"torch.load({shard}{options}{encoding})"
+        if format == "safetensors-index":
+            load = f"safetensors.torch.load_file({shard})"
+        return f"{{k: v for f in {shards} for k, v in {load}.items()}}"
     if path.endswith(".safetensors"):  # by this name, torch 2.13 takes a file for safetensors
         literal = f'open({literal}, "rb")'
     return f"torch.load({literal}{options}{encoding})"
-
-
-def _load_shards_call(index_path: str, load_template: str) -> str:
-    """Return a dict comprehension over all shards that the index names."""
-    folder = os.path.dirname(index_path)
-    shard_path = f"os.path.join({python_literal(folder)}, f)" if folder else "f"
-    shards = f'sorted({{*json.load(open({python_literal(index_path)}))["weight_map"].values()}})'
-    load = load_template.format(shard_path)
-    return f"{{k: v for f in {shards} for k, v in {load}.items()}}"
 
 
 def is_in_today_torch(name: Global) -> bool:

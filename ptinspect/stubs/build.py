@@ -170,8 +170,8 @@ def stub_content(document: Document, options: StubOptions) -> StubContent:
     objects.unwritten |= {item.description: None for item in deferred}
     file_name = prose(os.path.basename(path_to_load(document)))
     devices = {tensor.device for tensor in document.contents.tensors}
-    imports = ImportTable(objects.names)
-    blockers = load_advice(document).blockers
+    load_call = advise_loading(file_name, archive.format, archive.facts, (), (), devices).call
+    blockers, imports = load_advice(document).blockers, ImportTable(objects.names)
     safe_globals = collect_safe_globals(
         document.globals, objects.definitions, objects.calls, imports, blockers
     )
@@ -187,7 +187,7 @@ def stub_content(document: Document, options: StubOptions) -> StubContent:
         build_description=_build_description(document, options, built, path, root),
         safe_globals=safe_globals,
         imports=imports,
-        load_call=advise_loading(file_name, archive.format, archive.facts, (), (), devices).call,
+        load_call=load_call,
         convert_command=_convert_command(document) if safe_globals.blockers else "",
         alternatives=model.alternatives if model is not None else [],
         unwritten=[text for text in objects.unwritten if text not in assigned],

@@ -24,12 +24,8 @@ from ptinspect.stubs.collect.source import (
     templates,
 )
 from ptinspect.stubs.collect.values import is_attribute, literal, prose, string, text_literal
-from ptinspect.stubs.infer.constructors import (
-    Assignment,
-    InferredClass,
-    InitParameter,
-    InitStatement,
-)
+from ptinspect.stubs.infer.anti_unify import InitParameter, InitStatement
+from ptinspect.stubs.infer.constructors import Assignment, InferredClass
 from ptinspect.torchnn.printer import READABLE_HINT
 
 _BASES = {

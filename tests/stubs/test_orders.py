@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ptinspect.stubs import stub
-from ptinspect.stubs.infer.anti_unify import merge_orders
+from ptinspect.stubs.infer.constructors import merge_orders
 from tests.stubs.trying import attempt, failures, outcomes, run_script
 
 

@@ -206,6 +206,13 @@ class Instance(Expr):
         return [self.constructor_call] if self.constructor_call is not None else []
 
 
+def nested_depth(expr: Expr) -> int:
+    """Return the number of brackets inside each other, including those of instances."""
+    if isinstance(expr, Instance):
+        return expr.depth
+    return max(map(nested_depth, expr.children()), default=0) + (expr.depth > 0)
+
+
 @dataclass(slots=True, eq=False)
 class Definition:
     """A class or function that the stub defines.

@@ -179,20 +179,20 @@ class ObjectGraph:
         translated = self.exprs.get(id(value))
         if translated is not None:
             return translated[1]
+        if isinstance(value, tuple | list | dict) and id(value) not in self.opened:
+            return self.translate(value)  # composed by a caller, not in the file as it is
+        if isinstance(value, Global | PersistentId):  # legacy files store a class with its source
+            return self._global(value)
         simple = literal(value)
         if simple is not None:
             return simple
         if isinstance(value, Blob) and len(value) < MAX_BLOB:
             return bytes_expr(value.read(), value.mutable)
-        if isinstance(value, Global | PersistentId):  # legacy files store a class with its source
-            return self._global(value)
         tensor = self.tensor_of(value) if isinstance(value, Call) else None
         if tensor is not None:
             if tensor.parameter:
                 return parameter(tensor)
             return tensor_values(tensor) if not tensor.uninitialized else NONE
-        if isinstance(value, tuple | list | dict) and id(value) not in self.opened:
-            return self.translate(value)  # composed by a caller, not in the file as it is
         return self._lose("a cycle" if isinstance(value, Call | list | dict) else "a value")
 
     def move_to_function(self, expr: Expr) -> Expr:

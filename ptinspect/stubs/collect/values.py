@@ -276,15 +276,12 @@ def class_text(path: str) -> str:
 
 def object_expr(call: Call, expr_of: ExprOf) -> Expr | None:
     """Return an object of a library class, or None if it cannot be written."""
-    scalar = as_scalar(call)
-    value = literal(scalar[1]) if scalar is not None else None
+    array, scalar, path = as_array(call), as_scalar(call), function_path(call) or ""
+    raw, value = as_bytes(call), literal(scalar[1]) if scalar is not None else None
     if scalar is not None and value is not None:
         return call_expr(f"np.{scalar[0]}", value)
-    array = as_array(call)
     if array is not None and array.name not in ("object", "void", "str_", "bytes_"):
         return _numpy_array(array)
-    path = function_path(call) or ""
-    raw = as_bytes(call)
     if raw is not None and len(raw) <= MAX_BYTES:
         return bytes_expr(raw, path == "builtins.bytearray")
     if path in _CALLS:

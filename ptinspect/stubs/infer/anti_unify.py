@@ -1,20 +1,21 @@
-"""Anti-unification and orders: find one expression, and one order, for many instances.
+"""Anti-unification: find one expression for many instances.
 
 What the instances of a class have in common is written once. What varies between them becomes a
-parameter of the constructor. Attributes are merged into one order, classes sorted leaves first.
+parameter of the constructor.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from dataclasses import dataclass
-from heapq import heappop, heappush
-from itertools import pairwise
-from typing import NamedTuple, TypeVar
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from ptinspect.stubs.collect.definitions import Definition, Instance, Member, MemberKind, Names
+from ptinspect.stubs.collect.definitions import Definition, Member, MemberKind, Names
 from ptinspect.stubs.collect.modules import ASSEMBLED
 from ptinspect.stubs.collect.source import (
+    FALSE,
+    NONE,
+    TRUE,
     UNSOLVED,
     Argument,
     CallExpr,
@@ -31,102 +32,50 @@ from ptinspect.stubs.collect.source import (
     walk,
 )
 
-T = TypeVar("T", bound=Hashable)
-
-
-def merge_orders(names: list[T], orders: list[tuple[T, ...]]) -> list[T]:
-    """Return `names` in an order that agrees with each of `orders`, as far as these agree.
-
-    Otherwise the order of `names` decides.
-    """
-    if len(orders) == 1:
-        return list(orders[0])
-    place = {name: index for index, name in enumerate(names)}
-    successors: dict[T, dict[T, None]] = {name: {} for name in names}
-    for order in orders:
-        for first, second in pairwise(order):
-            successors[first][second] = None
-    waiting = dict.fromkeys(names, 0)
-    for following in successors.values():
-        for name in following:
-            waiting[name] += 1
-    ready = [place[name] for name in names if not waiting[name]]  # sorted, and so a heap
-    merged: dict[T, None] = {}
-    next_unmerged = 0
-    while len(merged) < len(names):
-        if ready:
-            name = names[heappop(ready)]
-        else:  # the orders contradict each other
-            while names[next_unmerged] in merged:
-                next_unmerged += 1
-            name = names[next_unmerged]
-        if name in merged:
-            continue
-        merged[name] = None
-        for successor in successors[name]:
-            waiting[successor] -= 1
-            if not waiting[successor]:
-                heappush(ready, place[successor])
-    return list(merged)
-
-
-def dependency_groups(
-    definitions: list[Definition], parts: dict[str, Expr]
-) -> list[list[Definition]]:
-    """Group classes whose instances contain each other, leaves first (Tarjan's algorithm)."""
-    contained = {item.path: iter(_contained_in(item, parts)) for item in definitions}
-    order: dict[str, int] = {}
-    low: dict[str, int] = {}
-    stack: list[Definition] = []
-    groups: list[list[Definition]] = []
-    for start in definitions:
-        frames = [start] if start.path not in order else []
-        while frames:
-            definition = frames[-1]
-            path = definition.path
-            if path not in order:
-                order[path] = low[path] = len(order)
-                stack.append(definition)
-            child = next(contained[path], None)
-            if child is not None and child.path not in order:
-                frames.append(child)
-            elif child is not None:
-                low[path] = min(low[path], low[child.path])
-            else:
-                frames.pop()
-                if frames:
-                    outer = frames[-1].path
-                    low[outer] = min(low[outer], low[path])
-                if low[path] == order[path]:
-                    start_of_group = stack.index(definition)
-                    groups.append(stack[start_of_group:])
-                    del stack[start_of_group:]
-                    low |= dict.fromkeys((item.path for item in groups[-1]), len(definitions))
-    return groups
-
-
-def _contained_in(definition: Definition, parts: dict[str, Expr]) -> list[Definition]:
-    """Return the classes of the instances that those of a class contain, also in part functions."""
-    contained: dict[str, Definition] = {}
-    for instance in definition.instances:
-        for member in instance.members:
-            stack, seen = [member.expr], set()
-            while stack:
-                item = stack.pop()
-                if id(item) in seen:
-                    continue
-                seen.add(id(item))
-                if isinstance(item, Instance):
-                    contained[item.definition.path] = item.definition
-                    continue
-                if isinstance(item, CallExpr) and item.func in parts:
-                    stack.append(parts[item.func])
-                stack += item.children()
-    return list(contained.values())
-
-
 Column = list["Expr | None"]
 """One expression per instance; None for instances that lack the attribute."""
+
+
+class MemberColumn(NamedTuple):
+    """A name and kind of member; `members` has None for instances that lack it."""
+
+    kind: MemberKind
+    name: str
+    members: list[Member | None]
+
+    @property
+    def exprs(self) -> Column:
+        return [None if member is None else member.expr for member in self.members]
+
+    @property
+    def is_constant(self) -> bool:
+        return len(set(column_key(self.exprs))) == 1
+
+
+class InitStatement(NamedTuple):
+    """A statement of a constructor, for an attribute, child, parameter or buffer.
+
+    `condition` is the source of the condition under which an instance has it. It may be None, and
+    is registered as a child or parameter all the same. `plain` is that of `Member`.
+    """
+
+    kind: MemberKind
+    name: str
+    expr: Expr
+    plain: bool
+    condition: str | None
+    may_be_none: bool
+
+
+class InitParameter(NamedTuple):
+    """A parameter of a constructor, required if `default` is None.
+
+    A default that is not a plain value is created in the body.
+    """
+
+    name: str
+    default: Expr | None
+    default_in_body: bool
 
 
 @dataclass(slots=True, eq=False)
@@ -138,27 +87,73 @@ class Parameter:
     _creates_modules: bool | None = None
 
     def creates_modules(self, module_classes: set[str]) -> bool:
-        """Return True if the parameter's values are or contain modules."""
+        """Return True if evaluating one of the parameter's values creates modules or tensors."""
+        creators = ("nn.", "torch.", ASSEMBLED, "_part")
         if self._creates_modules is None:
             self._creates_modules = any(
-                creates_modules(item, module_classes) for item in self.column if item is not None
+                isinstance(item, ModuleContainer)
+                or item.text.startswith(UNSOLVED)
+                or (
+                    isinstance(item, CallExpr)
+                    and item.func not in ("torch.Size", "torch.device")
+                    and (item.func in module_classes or item.func.startswith(creators))
+                )
+                for value in self.column
+                for item in (walk(value) if value is not None else ())
             )
         return self._creates_modules
 
 
+@dataclass(slots=True)
 class Unifier:
     """Finds the parameters of a class's constructor.
 
-    Args:
-        reserved: names that no parameter may have.
+    Attributes:
+        names: those that no parameter may have, to which it adds the parameters.
         module_classes: names of the stub's own module classes.
     """
 
-    def __init__(self, reserved: set[str], module_classes: set[str]) -> None:
-        self.module_classes = module_classes
-        self.names = Names(reserved | {"value", "_"})
-        self.parameters: list[Parameter] = []
-        self.by_values: dict[tuple[str | None, ...], Parameter] = {}
+    names: Names
+    module_classes: set[str]
+    parameters: list[Parameter] = field(default_factory=list)
+    by_values: dict[tuple[str | None, ...], Parameter] = field(default_factory=dict)
+
+    def init_statement(self, column: MemberColumn) -> InitStatement:
+        """Return the statement for one attribute, child, parameter or buffer."""
+        exprs = column.exprs
+        expr = self.unify(exprs, column.name)
+        condition = None
+        parameter = self.by_values.get(column_key(exprs))
+        if None in exprs and parameter is not None and parameter.name == expr.text:
+            condition = f"{expr.text} is not None" if "None" not in column_key(exprs) else None
+        if None in exprs and condition is None:
+            flags: Column = [FALSE if value is None else TRUE for value in exprs]
+            parameter = self.parameter_with(flags)
+            condition = (parameter or self.add_parameter(flags, f"has_{column.name}")).name
+        members = [member for member in column.members if member is not None]
+        plain = all(member.plain for member in members)
+        may_be_none = any(m.kind != "attribute" and m.expr is NONE for m in members)
+        return InitStatement(column.kind, column.name, expr, plain, condition, may_be_none)
+
+    def init_parameters(self, definition: Definition) -> list[InitParameter]:
+        """Return the parameters, those without a default first."""
+        root_index = definition.instances.index(definition.root) if definition.root else None
+        init_parameters: list[InitParameter] = []
+        for parameter in self.parameters:
+            column = parameter.column
+            default_in_body = False
+            if any(item is None for item in column):
+                default: Expr | None = NONE
+            elif root_index is not None:
+                default = column[root_index] or NONE
+                default_in_body = not is_plain(default)
+            else:  # the plain value of most instances
+                plain = {item.text: item for item in column if item is not None and is_plain(item)}
+                counts = Counter(text for text in column_key(column) if text in plain)
+                most, count = max(counts.items(), key=lambda item: item[1], default=("", 0))
+                default = plain[most] if count >= 2 and count * 2 > len(column) else None
+            init_parameters.append(InitParameter(parameter.name, default, default_in_body))
+        return sorted(init_parameters, key=lambda parameter: parameter.default is not None)
 
     def unify(self, column: Column, hint: str, prefix: str = "") -> Expr:
         """Return one expression for the whole column, adding parameters for what varies."""
@@ -273,18 +268,6 @@ class Unifier:
         return container_call(first.func, items, first.as_list)
 
 
-def creates_modules(expr: Expr, module_classes: set[str]) -> bool:
-    """Return True if evaluating an expression creates modules or tensors."""
-    for item in walk(expr):
-        if isinstance(item, ModuleContainer) or item.text.startswith(UNSOLVED):
-            return True
-        if isinstance(item, CallExpr) and item.func not in ("torch.Size", "torch.device"):
-            creators = ("nn.", "torch.", ASSEMBLED, "_part")
-            if item.func in module_classes or item.func.startswith(creators):
-                return True
-    return False
-
-
 def column_key(column: Column) -> tuple[str | None, ...]:
     """Return what identifies the values of a column."""
     return tuple(None if item is None else item.text for item in column)
@@ -300,57 +283,9 @@ def _argument(call: Expr | None, name: str | None) -> Expr | None:
     return call.defaults.get(name or "")
 
 
-# Members of all instances
-
-
-class MemberColumn(NamedTuple):
-    """A name and kind of member; `members` has None for instances that lack it."""
-
-    kind: MemberKind
-    name: str
-    members: list[Member | None]
-
-    @property
-    def exprs(self) -> Column:
-        return [None if member is None else member.expr for member in self.members]
-
-    @property
-    def is_constant(self) -> bool:
-        return len(set(column_key(self.exprs))) == 1
-
-
-def member_columns(definition: Definition) -> list[MemberColumn]:
-    """Return what each instance has, by name and kind, in an order that fits all instances.
-
-    An attribute that is None counts as a child, parameter or buffer that the instance lacks if
-    other instances have one of that name.
-    """
-    kinds: dict[str, dict[MemberKind, None]] = {}
-    for instance in definition.instances:
-        for member in instance.members:
-            kinds.setdefault(member.name, {})[member.kind] = None
-
-    def key_of(member: Member) -> tuple[MemberKind, str]:
-        of_name = kinds[member.name]
-        if member.kind == "attribute" and member.expr.text == "None" and len(of_name) == 2:
-            return next(kind for kind in of_name if kind != "attribute"), member.name
-        return member.kind, member.name
-
-    count = len(definition.instances)
-    orders: dict[tuple[tuple[MemberKind, str], ...], None] = {}
-    columns: dict[tuple[MemberKind, str], list[Member | None]] = {}
-    absent: list[tuple[int, Member]] = []
-    for index, instance in enumerate(definition.instances):
-        order: list[tuple[MemberKind, str]] = []
-        for member in instance.members:
-            key = key_of(member)
-            if key[0] != member.kind:
-                absent.append((index, member))
-                continue
-            columns.setdefault(key, [None] * count)[index] = member
-            order.append(key)
-        orders[tuple(order)] = None
-    for index, member in absent:
-        members = columns[key_of(member)]
-        members[index] = members[index] or member
-    return [MemberColumn(*key, columns[key]) for key in merge_orders(list(columns), list(orders))]
+def is_plain(expr: Expr, brackets: str = "()") -> bool:
+    """Return True if a default can be in a signature: it is created once and must be immutable."""
+    if isinstance(expr, Sequence):
+        items = (is_plain(item, brackets) for item in expr.items)
+        return expr.brackets_text in brackets and all(items)
+    return isinstance(expr, Literal | Name)

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Hashable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from heapq import heappop, heappush
+from itertools import pairwise
+from typing import NamedTuple, TypeVar
 
 from ptinspect.document.modules import MODULES, PARAMETERS, Module, module_of
-from ptinspect.stubs.collect.definitions import Deferred, Definition, Instance, MemberKind
+from ptinspect.stubs.collect.definitions import (
+    Deferred,
+    Definition,
+    Instance,
+    Member,
+    MemberKind,
+    Names,
+    nested_depth,
+)
 from ptinspect.stubs.collect.modules import (
     CODERS,
     PARAMETER_CONTAINERS,
@@ -20,17 +29,13 @@ from ptinspect.stubs.collect.modules import (
 )
 from ptinspect.stubs.collect.object_graph import ObjectGraph
 from ptinspect.stubs.collect.source import (
-    FALSE,
     NONE,
-    TRUE,
     UNSOLVED,
     Access,
     Argument,
     CallExpr,
     Expr,
-    Literal,
     ModuleContainer,
-    Name,
     Sequence,
     Starred,
     call_expr,
@@ -38,12 +43,12 @@ from ptinspect.stubs.collect.source import (
 from ptinspect.stubs.collect.values import class_text
 from ptinspect.stubs.infer.anti_unify import (
     Column,
+    InitParameter,
+    InitStatement,
     MemberColumn,
     Parameter,
     Unifier,
-    column_key,
-    dependency_groups,
-    member_columns,
+    is_plain,
 )
 from ptinspect.torchnn.classes import ModuleClass, candidates, lookup
 
@@ -51,33 +56,7 @@ MAX_DEPTH = 6
 """Brackets inside each other in the arguments of one object."""
 MAX_SET_FROM_OUTSIDE = 200
 """Attributes that `build()` sets one by one, instead of the constructor."""
-_NEVER_PARAMETERS = frozenset({"self", "nn", "torch", "np", "_part"})
-
-
-class InitStatement(NamedTuple):
-    """A statement of a constructor, for an attribute, child, parameter or buffer.
-
-    `condition` is the source of the condition under which an instance has it. It may be None, and
-    is registered as a child or parameter all the same. `plain` is that of `Member`.
-    """
-
-    kind: MemberKind
-    name: str
-    expr: Expr
-    plain: bool
-    condition: str | None
-    may_be_none: bool
-
-
-class InitParameter(NamedTuple):
-    """A parameter of a constructor, required if `default` is None.
-
-    A default that is not a plain value is created in the body.
-    """
-
-    name: str
-    default: Expr | None
-    default_in_body: bool
+_NEVER_PARAMETERS = frozenset({"self", "nn", "torch", "np", "_part", "value", "_"})
 
 
 class Assignment(NamedTuple):
@@ -137,31 +116,19 @@ def infer_constructors(
                 pending.append((instance, inferred, parameters, index))
         # Inner instances first: a call leaves out the arguments that equal a default.
         for instance, inferred, parameters, index in sorted(pending, key=lambda p: p[0].number):
-            call = _instance_call(inferred, parameters, index)
-            depth = _depth(call)
+            values = {item.name: item.column[index] or NONE for item in parameters}
+            args: list[Argument] = [
+                (name, values[name])
+                for name, default, _ in inferred.parameters
+                if default is None or default.text != values[name].text
+            ]
+            unset = {name: value for name, value, _ in inferred.parameters if value is not None}
+            call = CallExpr(instance.definition.ident, args, 0, unset)
+            depth = nested_depth(call)
             is_deep = depth > MAX_DEPTH
             instance.constructor_call = objects.move_to_function(call) if is_deep else call
             instance.depth = 1 if is_deep else depth
     return classes, deferred
-
-
-def _instance_call(inferred: InferredClass, parameters: list[Parameter], index: int) -> CallExpr:
-    """Return the call that creates one instance."""
-    values = {parameter.name: parameter.column[index] or NONE for parameter in parameters}
-    args: list[Argument] = [
-        (name, values[name])
-        for name, default, _ in inferred.parameters
-        if default is None or default.text != values[name].text
-    ]
-    unset = {name: default for name, default, _ in inferred.parameters if default is not None}
-    return CallExpr(inferred.definition.ident, args, 0, unset)
-
-
-def _depth(expr: Expr) -> int:
-    """Return the number of brackets inside each other, including those of instances."""
-    if isinstance(expr, Instance):
-        return expr.depth
-    return max(map(_depth, expr.children()), default=0) + (expr.depth > 0)
 
 
 def _infer_class(
@@ -173,7 +140,8 @@ def _infer_class(
     inferred = InferredClass(definition)
     definitions = objects.definitions.values()
     module_classes = {item.ident for item in definitions if item.kind == "module"}
-    unifier = Unifier({item.ident for item in definitions} | _NEVER_PARAMETERS, module_classes)
+    names = Names({item.ident for item in definitions} | _NEVER_PARAMETERS)
+    unifier = Unifier(names, module_classes)
     columns = member_columns(definition)
     if definition.kind == "module" and definition.recorded.fx_name is None:
         if _is_sequence(definition):
@@ -195,35 +163,92 @@ def _infer_class(
     columns = [column for column in columns if column not in set_later]
     # Plain attributes first: they name the parameters that others share.
     statements = {
-        (column.kind, column.name): _statement(unifier, column)
+        (column.kind, column.name): unifier.init_statement(column)
         for column in sorted(columns, key=lambda column: column.kind != "attribute")
     }
     turns = {"attribute": 0, "late": 2}
     in_order = sorted(columns, key=lambda column: turns.get(column.kind, 1))
     inferred.statements = [statements[column.kind, column.name] for column in in_order]
-    inferred.parameters = _init_parameters(definition, unifier.parameters)
+    inferred.parameters = unifier.init_parameters(definition)
     return inferred, unifier.parameters, deferred
 
 
 # Members of all instances
 
+T = TypeVar("T", bound=Hashable)
 
-def _statement(unifier: Unifier, column: MemberColumn) -> InitStatement:
-    """Return the statement for one attribute, child, parameter or buffer."""
-    exprs = column.exprs
-    expr = unifier.unify(exprs, column.name)
-    condition = None
-    parameter = unifier.by_values.get(column_key(exprs))
-    if None in exprs and parameter is not None and parameter.name == expr.text:
-        condition = f"{expr.text} is not None" if "None" not in column_key(exprs) else None
-    if None in exprs and condition is None:
-        flags: Column = [FALSE if value is None else TRUE for value in exprs]
-        parameter = unifier.parameter_with(flags)
-        condition = (parameter or unifier.add_parameter(flags, f"has_{column.name}")).name
-    members = [member for member in column.members if member is not None]
-    plain = all(member.plain for member in members)
-    may_be_none = any(m.kind != "attribute" and m.expr is NONE for m in members)
-    return InitStatement(column.kind, column.name, expr, plain, condition, may_be_none)
+
+def merge_orders(names: list[T], orders: list[tuple[T, ...]]) -> list[T]:
+    """Return `names` in an order that agrees with each of `orders`, as far as these agree.
+
+    Otherwise the order of `names` decides.
+    """
+    if len(orders) == 1:
+        return list(orders[0])
+    place = {name: index for index, name in enumerate(names)}
+    successors: dict[T, dict[T, None]] = {name: {} for name in names}
+    for order in orders:
+        for first, second in pairwise(order):
+            successors[first][second] = None
+    waiting = dict.fromkeys(names, 0)
+    for following in successors.values():
+        for name in following:
+            waiting[name] += 1
+    ready = [place[name] for name in names if not waiting[name]]  # sorted, and so a heap
+    merged: dict[T, None] = {}
+    next_unmerged = 0
+    while len(merged) < len(names):
+        if ready:
+            name = names[heappop(ready)]
+        else:  # the orders contradict each other
+            while names[next_unmerged] in merged:
+                next_unmerged += 1
+            name = names[next_unmerged]
+        if name in merged:
+            continue
+        merged[name] = None
+        for successor in successors[name]:
+            waiting[successor] -= 1
+            if not waiting[successor]:
+                heappush(ready, place[successor])
+    return list(merged)
+
+
+def member_columns(definition: Definition) -> list[MemberColumn]:
+    """Return what each instance has, by name and kind, in an order that fits all instances.
+
+    An attribute that is None counts as a child, parameter or buffer that the instance lacks if
+    other instances have one of that name.
+    """
+    kinds: dict[str, dict[MemberKind, None]] = {}
+    for instance in definition.instances:
+        for member in instance.members:
+            kinds.setdefault(member.name, {})[member.kind] = None
+
+    def key_of(member: Member) -> tuple[MemberKind, str]:
+        of_name = kinds[member.name]
+        if member.kind == "attribute" and member.expr.text == "None" and len(of_name) == 2:
+            return next(kind for kind in of_name if kind != "attribute"), member.name
+        return member.kind, member.name
+
+    count = len(definition.instances)
+    orders: dict[tuple[tuple[MemberKind, str], ...], None] = {}
+    columns: dict[tuple[MemberKind, str], list[Member | None]] = {}
+    absent: list[tuple[int, Member]] = []
+    for index, instance in enumerate(definition.instances):
+        order: list[tuple[MemberKind, str]] = []
+        for member in instance.members:
+            key = key_of(member)
+            if key[0] != member.kind:
+                absent.append((index, member))
+                continue
+            columns.setdefault(key, [None] * count)[index] = member
+            order.append(key)
+        orders[tuple(order)] = None
+    for index, member in absent:
+        members = columns[key_of(member)]
+        members[index] = members[index] or member
+    return [MemberColumn(*key, columns[key]) for key in merge_orders(list(columns), list(orders))]
 
 
 def _set_from_outside(
@@ -238,7 +263,7 @@ def _set_from_outside(
         for column in columns
         if column.kind == "attribute"
         and None in column.members
-        and all(item is None or _is_plain(item.expr, "()[]") for item in column.members)
+        and all(item is None or is_plain(item.expr, "()[]") for item in column.members)
     }
     for instance in instances if candidates else ():
         names = [member.name for member in instance.members if member.kind in ("attribute", "late")]
@@ -248,6 +273,64 @@ def _set_from_outside(
             candidates.pop(name, None)
     count = sum(item is not None for column in candidates.values() for item in column.members)
     return list(candidates.values()) if count <= MAX_SET_FROM_OUTSIDE else []
+
+
+# Groups of classes
+
+
+def dependency_groups(
+    definitions: list[Definition], parts: dict[str, Expr]
+) -> list[list[Definition]]:
+    """Group classes whose instances contain each other, leaves first (Tarjan's algorithm)."""
+    contained = {item.path: iter(_contained_in(item, parts)) for item in definitions}
+    order: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[Definition] = []
+    groups: list[list[Definition]] = []
+    for start in definitions:
+        frames = [start] if start.path not in order else []
+        while frames:
+            definition = frames[-1]
+            path = definition.path
+            if path not in order:
+                order[path] = low[path] = len(order)
+                stack.append(definition)
+            child = next(contained[path], None)
+            if child is not None and child.path not in order:
+                frames.append(child)
+            elif child is not None:
+                low[path] = min(low[path], low[child.path])
+            else:
+                frames.pop()
+                if frames:
+                    outer = frames[-1].path
+                    low[outer] = min(low[outer], low[path])
+                if low[path] == order[path]:
+                    start_of_group = stack.index(definition)
+                    groups.append(stack[start_of_group:])
+                    del stack[start_of_group:]
+                    low |= dict.fromkeys((item.path for item in groups[-1]), len(definitions))
+    return groups
+
+
+def _contained_in(definition: Definition, parts: dict[str, Expr]) -> list[Definition]:
+    """Return the classes of the instances that those of a class contain, also in part functions."""
+    contained: dict[str, Definition] = {}
+    for instance in definition.instances:
+        for member in instance.members:
+            stack, seen = [member.expr], set()
+            while stack:
+                item = stack.pop()
+                if id(item) in seen:
+                    continue
+                seen.add(id(item))
+                if isinstance(item, Instance):
+                    contained[item.definition.path] = item.definition
+                    continue
+                if isinstance(item, CallExpr) and item.func in parts:
+                    stack.append(parts[item.func])
+                stack += item.children()
+    return list(contained.values())
 
 
 # Bases
@@ -335,28 +418,19 @@ def _has_members_of(
     objects: ObjectGraph,
     inferred_classes: dict[str, InferredClass],
 ) -> bool:
-    """Return True if a module has all that the constructor of a torch class creates."""
-    if row.name in CODERS:
-        return _is_coder(row, module, objects, inferred_classes)
-    if not has_children_of(row, module, exactly=False):
-        return False
-    if not row.has_shapes:
-        return not row.children
-    shapes = tensor_shapes(module, objects.tensor_of)
-    expected = row.created_shapes(row.argument_values(module.attributes))
-    return all(shapes.get(key) == shape for key, shape in expected.items())
+    """Return True if a module has all that the constructor of a torch class creates.
 
-
-def _is_coder(
-    row: ModuleClass,
-    module: Module,
-    objects: ObjectGraph,
-    inferred_classes: dict[str, InferredClass],
-) -> bool:
-    """Return True if the layers are those of nn.TransformerEncoder or Decoder, and all equal.
-
-    Many models have `layers`, `num_layers` and `norm` without extending one of these.
+    Many models have `layers`, `num_layers` and `norm` without extending nn.TransformerEncoder or
+    Decoder: the layers have to be of torch's class, and all equal.
     """
+    if row.name not in CODERS:
+        if not has_children_of(row, module, exactly=False):
+            return False
+        if not row.has_shapes:
+            return not row.children
+        shapes = tensor_shapes(module, objects.tensor_of)
+        expected = row.created_shapes(row.argument_values(module.attributes))
+        return all(shapes.get(key) == shape for key, shape in expected.items())
     layers = module_of(dict(module.members(MODULES)).get("layers"))
     if not layers or lookup(layers.class_path) is None:
         return False
@@ -371,42 +445,3 @@ def _is_coder(
         names.add(layer_row.name if layer_row is not None else "")
         texts.add(objects.expr_of(value).text)
     return names == {f"{row.name}Layer"} and len(texts) == 1 and UNSOLVED not in texts.pop()
-
-
-# Parameters
-
-
-def _init_parameters(definition: Definition, parameters: list[Parameter]) -> list[InitParameter]:
-    """Return the parameters, those without a default first."""
-    root_index = definition.instances.index(definition.root) if definition.root else None
-    init_parameters: list[InitParameter] = []
-    for parameter in parameters:
-        column = parameter.column
-        default_in_body = False
-        if any(item is None for item in column):
-            default: Expr | None = NONE
-        elif root_index is not None:
-            default = column[root_index] or NONE
-            default_in_body = not _is_plain(default)
-        else:
-            default = _default_from_majority(column)
-        init_parameters.append(InitParameter(parameter.name, default, default_in_body))
-    return sorted(init_parameters, key=lambda parameter: parameter.default is not None)
-
-
-def _default_from_majority(column: Column) -> Expr | None:
-    """Return the plain value of most instances, if there is one."""
-    plain = {item.text: item for item in column if item is not None and _is_plain(item)}
-    counts = Counter(text for text in column_key(column) if text in plain)
-    for text, count in counts.items():
-        if count >= 2 and count * 2 > len(column):
-            return plain[text]
-    return None
-
-
-def _is_plain(expr: Expr, brackets: str = "()") -> bool:
-    """Return True if a default can be in a signature: it is created once and must be immutable."""
-    if isinstance(expr, Sequence):
-        is_plain = all(_is_plain(item, brackets) for item in expr.items)
-        return expr.brackets_text in brackets and is_plain
-    return isinstance(expr, Literal | Name)

@@ -26,6 +26,7 @@ from ptinspect.torchnn.classes import lookup
 if TYPE_CHECKING:
     from ptinspect.document.modules import ModuleInfo
     from ptinspect.document.tensor import Tensor
+    from ptinspect.pickling.values import Value
 
 MIN_MODULES = 3
 """Modules with the same attribute from which it is set in a loop."""
@@ -79,20 +80,22 @@ def infer_post_init(
 ) -> PostInit:
     """Infer what has to be set on a model."""
     nodes, ties, paths = _collect(objects, root, name)
+    _summarize(nodes)
+    states = [*_frozen(nodes[0], classes, objects), *_dtypes(nodes[0])]
+    modes = list(_modes(nodes[0]))
+    packed_weights = [item for node in nodes for item in _per_channel_weight(objects, node)]
     in_loop: list[Assignment] = []
     attributes: dict[tuple[str, str], tuple[Expr, list[Access]]] = {}
-    packed_weights: list[Assignment] = []
     late = {(id(item.module.call), item.name): item for item in deferred}
     for node in nodes:
         row = lookup(node.module.class_path)
+        extra: dict[str, Value] = {}
         if not row or id(node.module.call) in objects.assembled:
             continue
         if row.path.startswith("torch.ao."):
             extra = {key: node.module.attributes.get(key) for key in ("scale", "zero_point")}
             extra = {key: item for key, item in extra.items() if isinstance(item, int | float)}
-            packed_weights += _per_channel_weight(objects, node)
         elif row.path.startswith("torch.nn.modules."):
-            extra = {}
             for key, value in node.module.other_attributes():
                 if key in argument_attributes(row) or not is_attribute(key):
                     continue  # its class sets it
@@ -100,24 +103,21 @@ def infer_post_init(
                     late[id(node.module.call), key] = Deferred(node.module, key)
                 else:
                     extra[key] = value
-        else:
-            continue
         for key, value in extra.items():
             expr = objects.expr_of(value)
             if expr.depth <= 2:
                 attributes.setdefault((key, expr.text), (expr, []))[1].append(node.access)
     for (key, text), (expr, accesses) in attributes.items():
-        is_frequent = len(accesses) >= MIN_MODULES and expr.depth == 0
-        # transformers sets some attributes on all modules
-        if is_frequent and all(_has(objects, node.module, key, text) for node in nodes):
+        is_everywhere = len(accesses) >= MIN_MODULES and expr.depth == 0
+        for node in nodes if is_everywhere else ():  # transformers sets some on all modules
+            others = dict(node.module.other_attributes())
+            is_everywhere &= key in others and objects.expr_of(others[key]).text == text
+        if is_everywhere:
             in_loop.append(Assignment(nodes[0].access, f".{key}", expr, for_all_modules=True))
         else:
             in_loop += [Assignment(access, f".{key}", expr) for access in accesses]
     referring, assigned = _late_attributes(objects, nodes, late.values(), paths)
-    _summarize(nodes)
-    statements = [*ties, *in_loop, *packed_weights, *referring]
-    statements += [*_frozen(nodes[0], classes, objects), *_dtypes(nodes[0])]
-    return PostInit(statements, assigned, list(_modes(nodes[0])))
+    return PostInit([*ties, *in_loop, *packed_weights, *referring, *states], assigned, modes)
 
 
 def all_post_init(
@@ -195,11 +195,6 @@ def unregistered_hooks(root: Module) -> list[str]:
 # Attributes
 
 
-def _has(objects: ObjectGraph, module: Module, key: str, text: str) -> bool:
-    attributes = dict(module.other_attributes())
-    return key in attributes and objects.expr_of(attributes[key]).text == text
-
-
 def _late_attributes(
     objects: ObjectGraph, nodes: list[_Node], late: Iterable[Deferred], paths: dict[int, Access]
 ) -> tuple[list[Assignment], list[Deferred]]:
@@ -226,7 +221,12 @@ def _late_attributes(
 
 def _per_channel_weight(objects: ObjectGraph, node: _Node) -> list[Assignment]:
     """Return the call that gives a quantized Linear a scale per row, as its repr shows it."""
-    values = packed_parameters(node.module.attributes) if node.module.class_name == "Linear" else ()
+    module = node.module
+    if module.class_name != "Linear" or id(module.call) in objects.assembled:
+        return []
+    row = lookup(module.class_path)
+    is_quantized = row is not None and row.path.startswith("torch.ao.")
+    values = packed_parameters(module.attributes) if is_quantized else ()
     tensor = objects.tensor_of(values[0]) if values else None
     if not tensor or tensor.quantizer.get("qscheme") != "per_channel_affine":
         return []
