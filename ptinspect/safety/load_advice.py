@@ -69,14 +69,10 @@ the scan itself."""
 
 def load_advice(document: Document) -> LoadAdvice:
     """Return how to load the file of an open document."""
-    return advise_loading(
-        path_to_load(document),
-        document.archive.format,
-        document.archive.facts,
-        document.archive.streams,
-        [name.path for name in document.globals],
-        {tensor.device for tensor in document.contents.tensors},
-    )
+    path, archive = path_to_load(document), document.archive
+    names = [name.path for name in document.globals]
+    devices = {tensor.device for tensor in document.contents.tensors}
+    return advise_loading(path, archive.format, archive.facts, archive.streams, names, devices)
 
 
 def path_to_load(document: Document) -> str:

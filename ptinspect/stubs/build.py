@@ -155,18 +155,18 @@ def recorded_modules(document: Document) -> dict[str, str]:
 def stub_content(document: Document, options: StubOptions) -> StubContent:
     """Collect and infer everything that is written to a stub."""
     _refuse_programs(document)
-    modules, archive = document.modules, document.archive
-    built, path = select_model(modules, document.contents.state_dicts, options.entry)
+    archive = document.archive
+    built, path = select_model(document.modules, document.contents.state_dicts, options.entry)
     objects = collect_objects(document, built, options.recorded_source)
     model = infer_model(document, path, objects) if path is not None else None
     in_root = {id(module.call) for _, module in built.walk()} if built is not None else set()
     classes, deferred = infer_constructors(objects, in_root)
     deferred = [*objects.deferred, *deferred]
-    root_statements, assigned = all_post_init(objects, classes, deferred, modules, built)
+    root, root_statements, assigned = all_post_init(objects, classes, deferred, built)
     hooks = unregistered_hooks(built) if built is not None else []
     if model is not None:
+        root = model.root
         classes[model.root.definition.path].post_init = model.post_init
-    root = model.root if model is not None else objects.root
     objects.unwritten |= {item.description: None for item in deferred}
     file_name = prose(os.path.basename(path_to_load(document)))
     devices = {tensor.device for tensor in document.contents.tensors}

@@ -154,8 +154,9 @@ def packed_parameters(attributes: Attributes) -> Sequence[Value]:
         return (attributes["weight"], attributes["bias"])
     packed: Value = attributes.get("_packed_params", attributes.get("_packed_weight"))
     if packed is None:  # a module whose child has them
-        children = as_mapping(attributes.get("_modules")) or {}
-        child = module_attributes(children.get("_packed_params"))
+        child = module_attributes(
+            (as_mapping(attributes.get("_modules")) or {}).get("_packed_params")
+        )
         packed = child.get("_packed_params", child.get("_packed_weight"))
     state = packed.state if isinstance(packed, Inert) else None
     if not isinstance(state, tuple) or not state or not isinstance(state[0], tuple):

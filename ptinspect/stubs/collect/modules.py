@@ -391,9 +391,9 @@ class ModelParts(NamedTuple):
     shared: set[int]
 
 
-def model_parts(roots: Iterable[Call]) -> ModelParts:
+def model_parts(roots: Iterable[Module]) -> ModelParts:
     """Collect the modules and tensors below some modules."""
-    stack = [module for module in map(module_of, roots) if module is not None]
+    stack = list(roots)
     parts = ModelParts({id(module.call) for module in stack}, set())
     while stack:
         module = stack.pop()

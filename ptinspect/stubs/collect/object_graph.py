@@ -95,28 +95,24 @@ def collect_objects(
         f"{source.module}.{source.name}": class_source(source.text, use_recorded_source)
         for source in document.archive.sources
     }
-    roots = [info.module.call for info in document.modules if not info.name]
+    roots = {id(i.module.call): i.module for i in document.modules if not i.name}
     names = Names()
     definitions, name_calls = find_definitions(document, names, recorded)
+    parts = model_parts(list(roots.values()))
     graph = ObjectGraph(
-        definitions,
-        names,
-        name_calls,
-        document.tensor_of,
-        model_parts(roots),
-        use_recorded_source,
+        definitions, names, name_calls, document.tensor_of, parts, use_recorded_source
     )
-    roots = [root.call, *roots] if root is not None else roots
-    calls = list(roots)
+    calls = [root.call] if root is not None else []
+    calls += [module.call for module in roots.values()]
     for definition in list(definitions.values()):
         if definition.kind in ("module", "object"):
             calls += definition.usage.calls
-    root_ids = set(map(id, roots))
+    roots |= {id(root.call): root} if root is not None else {}
     for call in calls:
         instance = graph.translate(call)
-        if isinstance(instance, Instance) and id(call) in root_ids:
+        if isinstance(instance, Instance) and id(call) in roots:
             instance.definition.root = instance.definition.root or instance
-    graph.root = graph.expr_of(root.call) if root is not None else NONE
+    graph.roots = [(module, graph.expr_of(module.call)) for module in roots.values()]
     return graph
 
 
@@ -127,7 +123,7 @@ class ObjectGraph:
     Attributes:
         definitions: classes and functions that the stub defines, by path, in the file's order.
         names: identifiers of the stub.
-        root: the module that `build()` creates; None if it is not in the file.
+        roots: the modules that are in no other, and the one that `build()` creates.
         parts: what functions return, by their names: expressions too deep to be written in place.
         calls: calls of the file that weights_only may have to allow (see `find_definitions`).
         tensor_of: returns the tensor that a value is, or None.
@@ -146,7 +142,7 @@ class ObjectGraph:
     tensor_of: TensorOf
     model: ModelParts
     use_recorded_source: bool
-    root: Expr = NONE
+    roots: list[tuple[Module, Expr]] = field(default_factory=list)
     parts: dict[str, Expr] = field(default_factory=dict)
     assembled: set[int] = field(default_factory=set)
     deferred: list[Deferred] = field(default_factory=list)

@@ -265,7 +265,7 @@ class ModuleContainer(Expr):
         """Return the call, with runs of alike items as loops."""
         items: list[Expr] = []
         for item, count in repeats(self.items):
-            loop = Starred(repeated(item, Literal(str(count))))
+            loop = Starred(ListComp(item, "_", call_expr("range", Literal(str(count)))))
             items += [loop] if count >= MIN_REPEATS else [item] * count
         return container_call(self.func, _fold_varying_argument(items), self.as_list)
 
@@ -320,11 +320,6 @@ def repeats(items: list[Expr]) -> list[tuple[Expr, int]]:
     """Return runs of neighbours with the same text, and their lengths."""
     runs = [list(run) for _, run in groupby(items, key=lambda item: item.text)]
     return [(run[0], len(run)) for run in runs]
-
-
-def repeated(element: Expr, count: Expr) -> ListComp:
-    """Return `[element for _ in range(count)]`."""
-    return ListComp(element, "_", call_expr("range", count))
 
 
 def container_call(func: str, items: list[Expr], as_list: bool) -> CallExpr:

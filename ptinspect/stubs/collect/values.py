@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from ptinspect.dtypes import DTYPES, numpy_name, unpack_units
 from ptinspect.errors import PtInspectError
 from ptinspect.pickling.numpy_objects import (
-    Array,
     as_array,
     as_scalar,
     contiguous_strides,
@@ -281,7 +280,24 @@ def object_expr(call: Call, expr_of: ExprOf) -> Expr | None:
     if scalar is not None and value is not None:
         return call_expr(f"np.{scalar[0]}", value)
     if array is not None and array.name not in ("object", "void", "str_", "bytes_"):
-        return _numpy_array(array)
+        # The numbers of an array if they are few, otherwise zeros.
+        count, shape = math.prod(array.shape), array.shape
+        is_small = len(shape) < 32 and count <= MAX_READ
+        in_order = array.dtype[:1] in "<|" and array.stride == contiguous_strides(shape)
+        data = as_bytes(array.data) if is_small and in_order else None
+        dtype = Literal(f'"{array.name}"')
+        all_zero = data is not None and not any(data)
+        dtype_row = DTYPES[array.name] if array.name in NUMBER_TYPES else None
+        is_float = dtype_row is not None and dtype_row.kind == "float"
+        limit = MAX_WRITTEN_FLOATS if is_float else MAX_WRITTEN
+        if data and dtype_row and count <= limit and len(data) == count * dtype_row.itemsize:
+            values = list(unpack_units(dtype_row, data))
+            if shape and any(values) and not any(math.isnan(value) for value in values):
+                return call_expr("np.array", nested_lists(values, shape), dtype=dtype)
+            all_zero = all_zero or not any(values)
+        array_zeros = call_expr("np.zeros", Sequence("()", ints(shape)), dtype=dtype)
+        is_exact = all_zero or not count
+        return array_zeros if is_exact else PlaceholderCall(array_zeros.func, array_zeros.args)
     if raw is not None and len(raw) <= MAX_BYTES:
         return bytes_expr(raw, path == "builtins.bytearray")
     if path in _CALLS:
@@ -300,26 +316,6 @@ _CALLS = {
     "datetime.timedelta": "datetime.timedelta",
 }
 """Classes whose objects are calls with the arguments in the file."""
-
-
-def _numpy_array(array: Array) -> Expr:
-    """Return a numpy array: its numbers if they are few, otherwise zeros."""
-    count, shape = math.prod(array.shape), array.shape
-    is_small = len(shape) < 32 and count <= MAX_READ
-    in_order = array.dtype[:1] in "<|" and array.stride == contiguous_strides(shape)
-    raw = as_bytes(array.data) if is_small and in_order else None
-    dtype = Literal(f'"{array.name}"')
-    all_zero = raw is not None and not any(raw)
-    dtype_row = DTYPES[array.name] if array.name in NUMBER_TYPES else None
-    is_float = dtype_row is not None and dtype_row.kind == "float"
-    limit = MAX_WRITTEN_FLOATS if is_float else MAX_WRITTEN
-    if raw and dtype_row and count <= limit and len(raw) == count * dtype_row.itemsize:
-        values = list(unpack_units(dtype_row, raw))
-        if shape and any(values) and not any(math.isnan(value) for value in values):
-            return call_expr("np.array", nested_lists(values, shape), dtype=dtype)
-        all_zero = all_zero or not any(values)
-    zeros = call_expr("np.zeros", Sequence("()", ints(shape)), dtype=dtype)
-    return zeros if all_zero or not count else PlaceholderCall(zeros.func, zeros.args)
 
 
 def _size(call: Call, expr_of: ExprOf) -> Expr | None:

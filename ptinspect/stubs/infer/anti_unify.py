@@ -20,13 +20,13 @@ from ptinspect.stubs.collect.source import (
     Argument,
     CallExpr,
     Expr,
+    ListComp,
     Literal,
     ModuleContainer,
     Name,
     Sequence,
     Starred,
     container_call,
-    repeated,
     repeats,
     resolve,
     walk,
@@ -239,14 +239,13 @@ class Unifier:
         lengths = {len(run) for run in runs if run is not None}
         if len(lengths) != 1:
             return None
-        length = lengths.pop()
         firsts = [[resolve(item) for item, _ in run] for run in runs if run is not None]
         heads = {tuple(call.name() or call.text for call in calls) for calls in firsts}
         if len(heads) > 1:
             return None
         items: list[Expr] = []
         parameter_count = len(self.parameters)
-        for index in range(length):
+        for index in range(lengths.pop()):
             previous_count = len(self.parameters)
             item = self.unify([None if run is None else run[index][0] for run in runs], hint)
             counts = [None if run is None else run[index][1] for run in runs]
@@ -264,7 +263,8 @@ class Unifier:
                 items += [item] * distinct.pop()
             else:
                 texts: Column = [None if n is None else Literal(str(n)) for n in counts]
-                items.append(Starred(repeated(item, self.unify(texts, f"num_{hint}"))))
+                length = self.unify(texts, f"num_{hint}")
+                items.append(Starred(ListComp(item, "_", CallExpr("range", [(None, length)]))))
         return container_call(first.func, items, first.as_list)
 
 

@@ -423,25 +423,25 @@ def _has_members_of(
     Many models have `layers`, `num_layers` and `norm` without extending nn.TransformerEncoder or
     Decoder: the layers have to be of torch's class, and all equal.
     """
-    if row.name not in CODERS:
-        if not has_children_of(row, module, exactly=False):
+    if row.name in CODERS:
+        layers = module_of(dict(module.members(MODULES)).get("layers"))
+        if not layers or lookup(layers.class_path) is None:
             return False
-        if not row.has_shapes:
-            return not row.children
-        shapes = tensor_shapes(module, objects.tensor_of)
-        expected = row.created_shapes(row.argument_values(module.attributes))
-        return all(shapes.get(key) == shape for key, shape in expected.items())
-    layers = module_of(dict(module.members(MODULES)).get("layers"))
-    if not layers or lookup(layers.class_path) is None:
+        names: set[str] = set()
+        texts: set[str] = set()
+        for _, value in layers.members(MODULES):
+            layer = module_of(value)
+            layer_row = lookup(layer.class_path) if layer is not None else None
+            if layer is not None and layer.class_path in objects.definitions:
+                inferred = inferred_classes.get(layer.class_path)
+                layer_row = inferred.base if inferred is not None else None
+            names.add(layer_row.name if layer_row is not None else "")
+            texts.add(objects.expr_of(value).text)
+        return names == {f"{row.name}Layer"} and len(texts) == 1 and UNSOLVED not in texts.pop()
+    if not has_children_of(row, module, exactly=False):
         return False
-    names: set[str] = set()
-    texts: set[str] = set()
-    for _, value in layers.members(MODULES):
-        layer = module_of(value)
-        layer_row = lookup(layer.class_path) if layer is not None else None
-        if layer is not None and layer.class_path in objects.definitions:
-            inferred = inferred_classes.get(layer.class_path)
-            layer_row = inferred.base if inferred is not None else None
-        names.add(layer_row.name if layer_row is not None else "")
-        texts.add(objects.expr_of(value).text)
-    return names == {f"{row.name}Layer"} and len(texts) == 1 and UNSOLVED not in texts.pop()
+    if not row.has_shapes:
+        return not row.children
+    shapes = tensor_shapes(module, objects.tensor_of)
+    expected = row.created_shapes(row.argument_values(module.attributes))
+    return all(shapes.get(key) == shape for key, shape in expected.items())

@@ -24,7 +24,6 @@ from ptinspect.torchnn.attributes import packed_parameters
 from ptinspect.torchnn.classes import lookup
 
 if TYPE_CHECKING:
-    from ptinspect.document.modules import ModuleInfo
     from ptinspect.document.tensor import Tensor
     from ptinspect.pickling.values import Value
 
@@ -83,12 +82,17 @@ def infer_post_init(
     _summarize(nodes)
     states = [*_frozen(nodes[0], classes, objects), *_dtypes(nodes[0])]
     modes = list(_modes(nodes[0]))
-    packed_weights = [item for node in nodes for item in _per_channel_weight(objects, node)]
+    rows = [lookup(node.module.class_path) for node in nodes]
+    packed_weights = [
+        statement
+        for node, row in zip(nodes, rows, strict=True)
+        if row is not None and row.path.startswith("torch.ao.")
+        for statement in _per_channel_weight(objects, node)
+    ]
     in_loop: list[Assignment] = []
     attributes: dict[tuple[str, str], tuple[Expr, list[Access]]] = {}
     late = {(id(item.module.call), item.name): item for item in deferred}
-    for node in nodes:
-        row = lookup(node.module.class_path)
+    for node, row in zip(nodes, rows, strict=True):
         extra: dict[str, Value] = {}
         if not row or id(node.module.call) in objects.assembled:
             continue
@@ -124,19 +128,17 @@ def all_post_init(
     objects: ObjectGraph,
     classes: dict[str, InferredClass],
     deferred: Iterable[Deferred],
-    modules: Iterable[ModuleInfo],
     built: Module | None,
-) -> tuple[list[Assignment], set[str]]:
-    """Infer what has to be set on all roots. Return what `build()` sets, and what is assigned.
+) -> tuple[Expr, list[Assignment], set[str]]:
+    """Infer what has to be set on all roots. Return what `build()` creates, what it sets, and what
+    is assigned.
 
     A root sets its state in its constructor if it is the only instance of its class.
     """
+    created: Expr = NONE
     in_build: list[Assignment] = []
     assigned: set[str] = set()
-    roots = [info.module for info in modules if not info.name]
-    roots += [built] if built is not None else []
-    for root in {id(module.call): module for module in roots}.values():
-        instance = objects.expr_of(root.call)
+    for root, instance in objects.roots:
         is_single = isinstance(instance, Instance) and len(instance.definition.instances) == 1
         is_built = built is not None and root.call is built.call
         if not is_single and not is_built:
@@ -148,8 +150,9 @@ def all_post_init(
         if is_single and isinstance(instance, Instance):
             inferred, statements = classes[instance.definition.path], result.modes
             inferred.post_init, inferred.in_build = result.statements, result.modes
-        in_build = statements if is_built else in_build
-    return in_build, assigned
+        if is_built:
+            created, in_build = instance, statements
+    return created, in_build, assigned
 
 
 def _collect(
@@ -224,9 +227,7 @@ def _per_channel_weight(objects: ObjectGraph, node: _Node) -> list[Assignment]:
     module = node.module
     if module.class_name != "Linear" or id(module.call) in objects.assembled:
         return []
-    row = lookup(module.class_path)
-    is_quantized = row is not None and row.path.startswith("torch.ao.")
-    values = packed_parameters(module.attributes) if is_quantized else ()
+    values = packed_parameters(module.attributes)
     tensor = objects.tensor_of(values[0]) if values else None
     if not tensor or tensor.quantizer.get("qscheme") != "per_channel_affine":
         return []
