@@ -23,7 +23,7 @@ torch = pytest.importorskip("torch")
 from tests.conftest import ROOT  # noqa: E402
 from tests.document.test_checksums import flipped  # noqa: E402
 from tests.proofs.running import fails, net, run  # noqa: E402
-from tests.proofs.trainings import Training  # noqa: E402
+from tests.proofs.trainings import NET, Training  # noqa: E402
 
 # --- the child process --------------------------------------------------------------------
 
@@ -294,3 +294,58 @@ def test_an_optimizer_that_torch_does_not_have(tmp_path: Path, workers: Workers)
 def test_odd_epochs(epoch: Any, tmp_path: Path, workers: Workers) -> None:
     training = Training(tmp_path)
     assert run(workers, training.save({**training.parts(), "epoch": epoch})).exit_code == 0
+
+
+SEQUENCE = """
+def make_scheduler(optimizer):
+    from torch.optim import lr_scheduler as lrs
+
+    parts = [lrs.ConstantLR(optimizer, 0.1, 1), lrs.OneCycleLR(optimizer, 0.1, total_steps=3)]
+    return lrs.SequentialLR(optimizer, parts, [1])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "make", "reason"),
+    [
+        ("OneCycleLR", "lrs.OneCycleLR(optimizer, 0.1, total_steps=3)", "total steps is 3"),
+        ("SequentialLR", SEQUENCE, "total steps is 3"),
+        ("CosineAnnealingLR", "lrs.CosineAnnealingLR(optimizer, 10)", "by zero"),
+        ("StepLR", "lrs.StepLR(optimizer, 10)", "by zero"),
+    ],
+)
+def test_a_schedule_that_has_ended_is_named(
+    name: str, make: str, reason: str, tmp_path: Path, workers: Workers
+) -> None:
+    """torch raises an error of its own in the next step, which says nothing of the file."""
+
+    def scheduler(optimizer: Any) -> Any:
+        scope = {"lrs": torch.optim.lr_scheduler, "optimizer": optimizer}
+        if make is not SEQUENCE:
+            return eval(make, scope)
+        exec(make, scope)
+        return scope["make_scheduler"](optimizer)
+
+    more = SEQUENCE if make is SEQUENCE else ""
+    training = Training(tmp_path, net=NET + more, scheduler=scheduler)
+    parts = training.parts()
+    parts["scheduler"] |= {"T_max": 0, "step_size": 0} if "10" in make else {}
+    error = fails(workers, training.save(parts), steps=9)
+    assert f"fails: {'ZeroDivision' if 'zero' in reason else 'Value'}Error: " in error.message
+    assert f"the schedule of {name} cannot go on: " in error.message
+    assert reason in error.message
+    assert error.message.endswith("; check a file from before its end, or give fewer steps")
+
+
+@pytest.mark.slow
+def test_a_schedule_that_ends_within_the_steps(tmp_path: Path, workers: Workers) -> None:
+    """It is sound as far as it goes: with fewer steps the resume is exact."""
+
+    def one_cycle(optimizer: Any) -> Any:
+        return torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=20)
+
+    training = Training(tmp_path, scheduler=one_cycle, per_step=True)
+    given = training.save(training.parts())
+    assert "step 15 fails: ValueError: the schedule" in fails(workers, dict(given), steps=9).message
+    assert run(workers, given, steps=3).verdict == "same"

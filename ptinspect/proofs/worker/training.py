@@ -70,7 +70,13 @@ class Schedulers:
             warnings.simplefilter("ignore")
             for member in self.members:
                 plateau = isinstance(member, lr_scheduler.ReduceLROnPlateau)
-                member.step(loss) if plateau else member.step()
+                try:
+                    member.step(loss) if plateau else member.step()
+                except (ValueError, ZeroDivisionError) as error:
+                    raise type(error)(
+                        f"the schedule of {type(member).__name__} cannot go on: {error}; check a "
+                        "file from before its end, or give fewer --steps"
+                    ) from error
 
     def state_dicts(self) -> list[dict[str, Any]]:
         return [member.state_dict() for member in self.members]
