@@ -161,7 +161,8 @@ def command() -> None:
 @_answers
 def optimizer(path: str, entry: str | None, progress: object) -> Report:
     """Compare the optimizer state in CHECKPOINT with the weights in it: group sizes, order, shapes
-    and dtypes, missing and extra states, steps, learning rates, NaN and inf.
+    and dtypes, missing and extra states, steps, learning rates, settings that the constructor of
+    the class refuses, NaN and inf.
 
     Nothing is loaded and torch is not needed. Exit code 0: no contradiction was found; what cannot
     be decided is listed. 1: the state does not fit. 2: the file could not be read, or has no

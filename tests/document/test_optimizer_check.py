@@ -217,6 +217,14 @@ def nan_setting(made: Any) -> None:
     made["optimizer"]["param_groups"][0]["betas"] = (0.9, float("nan"))
 
 
+def nan_in_a_group(made: Any) -> None:
+    made["optimizer"]["param_groups"][0]["scales"] = torch.tensor([1.0, float("nan")])
+
+
+def infinite_copy_of_the_weights(made: Any) -> None:
+    made["optimizer"]["master"] = [{"w": torch.tensor([1.0, float("inf")])}]
+
+
 def extra(made: Any) -> None:
     state_of(made)[9] = state_of(made)[0]
 
@@ -269,6 +277,7 @@ FAULTS = {
     empty: "missing-state", more_parameters: "group-size", other_order: "order",
     other_shape: "shape", half: "dtype", lost_key: "missing-state", extra: "extra-state",
     lost_value: "missing-state", nan_setting: "nan",
+    nan_in_a_group: "nan", infinite_copy_of_the_weights: "nan",
     twice: "duplicate", other_step: "step", odd_step: "step", other_rate: "lr",
     negative_rate: "lr", nan: "nan", infinite: "nan",
     negative: "negative", zeroed: "zero", reset: "zero",
@@ -280,6 +289,65 @@ def test_a_fault_is_found_and_named(fault: Callable[[Any], None]) -> None:
     made = trained(MAKE["adam"])
     fault(made)
     assert FAULTS[fault] in kinds(made)
+
+
+NONSENSE: dict[type, dict[str, Any]] = {
+    optim.Adam: {"betas": (1.5, 0.9), "eps": -1e-8, "weight_decay": -0.1},
+    optim.AdamW: {"betas": (0.9, 1.0)},
+    optim.NAdam: {"momentum_decay": -1.0},
+    optim.SparseAdam: {"eps": 0.0},
+    optim.Adadelta: {"rho": 1.5},
+    optim.Adagrad: {"lr_decay": -1.0, "initial_accumulator_value": -1.0},
+    optim.RMSprop: {"alpha": -1.0, "momentum": -0.5},
+    optim.Rprop: {"etas": (1.5, 1.2)},
+    optim.SGD: {"momentum": -0.9, "weight_decay": -1.0, "nesterov": True},
+    optim.Adafactor: {"beta2_decay": 0.5, "d": 0.5, "eps": (1.0, -1.0)},
+}
+
+
+@pytest.mark.parametrize(
+    ("cls", "key", "value"),
+    [
+        *((cls, *item) for cls, settings in NONSENSE.items() for item in settings.items()),
+        *((optim.Adam, key, float("nan")) for key in ("lr", "eps", "weight_decay")),
+        (optim.SGD, "lr", -0.1), (optim.Adam, "lr", torch.tensor(float("nan"))),
+    ],
+)  # fmt: skip
+def test_settings_that_the_constructor_refuses(cls: Any, key: str, value: Any) -> None:
+    """torch raises for each of them when an optimizer is made, and not when its state is loaded."""
+    with pytest.raises(ValueError):
+        cls([nn.Parameter(torch.ones(2))], **{key: value})
+    optimizer = cls([nn.Parameter(torch.ones(2))])
+    assert kinds({"optimizer": optimizer.state_dict()}) == []
+    for number in (value, torch.tensor(value) if isinstance(value, float) else value):
+        optimizer.param_groups[0][key] = number
+        made = {"optimizer": optimizer.state_dict()}
+        (fault,) = checked(made).faults
+        assert fault.kind in ("setting", "lr", "nan")
+        assert {"lr": "learning rate"}.get(key, key) in fault.message
+
+
+def test_settings_without_a_rule_of_torch() -> None:
+    """torch takes infinity and, of SGD, NaN; of an unknown class no rule is known."""
+    for cls, key, value, kind in ((optim.Adam, "eps", float("inf"), "setting"),
+                                  (optim.SGD, "momentum", float("nan"), "nan"),
+                                  (optim.ASGD, "lr", float("inf"), "lr")):  # fmt: skip
+        made = {"optimizer": cls([nn.Parameter(torch.ones(2))], **{key: value}).state_dict()}
+        assert [fault.kind for fault in checked(made).faults] == [kind]
+    groups = [{"params": [0], "lr": 0.1, "betas": (1.5, 0.9, 0.99), "trust": 2}]
+    found = checked({"optimizer": {"state": {}, "param_groups": groups}})
+    assert found.fits
+    assert "setting" in [doubt.kind for doubt in found.undecided]
+
+
+def test_tensors_beside_state_and_groups_are_listed() -> None:
+    made = trained(MAKE["adam"])
+    made["optimizer"]["fp32_groups"], made["optimizer"]["scale"] = [torch.ones(3)], torch.ones(())
+    buffer = io.BytesIO()
+    torch.save(made, buffer)
+    with open_document(io.BytesIO(buffer.getvalue())) as document:
+        listed = {info.key: info.role for info in document.tensors.values()}
+    assert listed["optimizer.fp32_groups.0"] == listed["optimizer.scale"] == "optimizer"
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.distributed")

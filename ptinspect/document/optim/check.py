@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from math import inf, isclose
@@ -31,6 +31,7 @@ from ptinspect.document.optim.state import (
     required_state,
     state_keys,
     training_counter,
+    wrong_settings,
 )
 from ptinspect.document.to_array import Numbers, name_non_finite, number_of, numbers_of
 from ptinspect.pickling.pyobjects import Path, as_sequence, brief_repr, dotted
@@ -40,6 +41,7 @@ from ptinspect.text import count_text, join_names
 if TYPE_CHECKING:
     from ptinspect.document.document import Document
     from ptinspect.document.tensor import Tensor
+    from ptinspect.document.tensors import TensorInfo
     from ptinspect.dtypes import DType
 
 
@@ -113,10 +115,27 @@ def check_optimizers(document: Document, *, values: bool = True) -> list[Optimiz
             match = decide_copies(slots, match)
         check = checks(optimizer, slots, match)
         fits.append(check.run(values, is_only_optimizer=len(document.optimizers) == 1))
+    if values:
+        _check_other_tensors(document.contents.tensors, fits)
     if values and progress:
         for message in equal_averages(candidates):
             fits[0].findings.append(Fault("average", message, is_certain=False))
     return fits
+
+
+def _check_other_tensors(tensors: Iterable[TensorInfo], fits: list[OptimizerFit]) -> None:
+    """Report NaN and inf outside of the state, such as in an optimizer's copy of the weights."""
+    fit_at = {fit.optimizer.path: fit for fit in fits}
+    for info in tensors:
+        for length in range(len(info.path)):
+            fit, place = fit_at.get(info.path[:length]), info.path[length:]
+            is_setting = place[0] == "param_groups" and (
+                info.tensor.numel == 1 or "params" in place
+            )
+            if fit is None or place[0] == "state" or is_setting:
+                continue
+            if non_finite := numbers_of(info.tensor).non_finite:
+                fit.findings.append(Fault("nan", f"{dotted(place)} contains {non_finite}"))
 
 
 def fit_line(document: Document) -> str | None:
@@ -172,6 +191,8 @@ class _Check:
                 self.check_keys(slot, slot.state)
                 self.check_shapes(slot)
         self.check_flat_vectors()
+        for kind, message, is_certain in wrong_settings(self.optimizer, self.number):
+            self.findings.append(Fault(kind, message, is_certain=is_certain))
         self.check_learning_rates(is_only_optimizer)
         if values:
             self.check_steps()
@@ -285,12 +306,7 @@ class _Check:
                 self.add_fault("shape", f"{key} has {sizes}")
 
     def check_learning_rates(self, is_only_optimizer: bool) -> None:
-        """No setting is NaN; the learning rates are finite, and those that the scheduler set."""
-        for index, group in enumerate(self.optimizer.groups):
-            for key, value in group.items():
-                items = () if key in ("lr", "params") else as_sequence(value) or (value,)
-                if any(isinstance(item, float) and item != item for item in items):
-                    self.add_fault("nan", f"{_key_text(key)} of group {index} is NaN")
+        """The learning rates are finite, and those that the scheduler set."""
         rates = [self.number(group.get("lr")) for group in self.optimizer.groups]
         for index, rate in enumerate(rates):
             if rate is not None and not 0 <= rate < inf:
@@ -396,19 +412,14 @@ class _Check:
                 untrained.append(self.label(slot))
             elif first and all(first):
                 lost.append(self.label(slot))
-        if untrained:
-            message = f"{join_names(untrained, 3)} never got a gradient other than zero"
-            self.add_moments_fault(len(untrained) == compared, message)
-        if lost:
-            message = f"the momentum of {join_names(lost, 3)} is zero"
-            self.add_moments_fault(len(lost) == compared, message)
-
-    def add_moments_fault(self, is_everywhere: bool, message: str) -> None:
-        """One parameter without gradients is unused or frozen; all of them cannot be."""
-        if is_everywhere and len(self.slots) > 1 and self.progress:
-            self.add_fault("zero", f"{message}: the state is lost, or was reset")
-        else:
-            self.add_undecided("zero", message)
+        for names, message in ((untrained, "{} never got a gradient other than zero"),
+                               (lost, "the momentum of {} is zero")):  # fmt: skip
+            text = message.format(join_names(names, 3))
+            # One parameter without gradients is unused or frozen; all of them cannot be.
+            if names and len(names) == compared and len(self.slots) > 1 and self.progress:
+                self.add_fault("zero", f"{text}: the state is lost, or was reset")
+            elif names:
+                self.add_undecided("zero", text)
 
     def numbers(self, value: Value) -> Numbers:
         if value is None or isinstance(value, int | str | float):

@@ -7,9 +7,9 @@ to the state.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
-from math import inf
+from math import inf, isnan
 from typing import NamedTuple
 
 from ptinspect.document.entries import Entry
@@ -18,6 +18,7 @@ from ptinspect.pickling.pyobjects import (
     as_mapping,
     as_sequence,
     attributes_of,
+    brief_repr,
     class_path,
     is_huge_int,
     path_step,
@@ -35,6 +36,7 @@ class Optimizer(NamedTuple):
             and state) or `unknown`.
         groups: the param_groups, in order.
         state: by parameter: its index, or the parameter itself.
+        other: further items or attributes, such as a copy of the weights in float32.
     """
 
     path: Path
@@ -42,6 +44,7 @@ class Optimizer(NamedTuple):
     evidence: str
     groups: tuple[dict[Value, Value], ...]
     state: dict[Value, Value]
+    other: dict[Value, Value]
 
     @property
     def step(self) -> Value:
@@ -68,8 +71,8 @@ class Optimizer(NamedTuple):
         return sum(map(self.parameters, range(len(self.groups))))
 
     def members(self) -> Iterator[tuple[Path, Value]]:
-        """Yield state and groups with their paths. A pickled optimizer has the parameters
-        themselves as keys: the path has their index."""
+        """Yield state, groups and other items with their paths. A pickled optimizer has the
+        parameters themselves as keys: the path has their index."""
         indexes: dict[int, int] = {}
         for group in self.groups:
             for parameter in as_sequence(group.get("params")) or ():
@@ -79,6 +82,8 @@ class Optimizer(NamedTuple):
             yield (*self.path, "state", path_step(key) if index is None else index), values
         for number, group in enumerate(self.groups):
             yield (*self.path, "param_groups", number), group
+        for key, value in self.other.items():
+            yield (*self.path, path_step(key)), value
 
     def names(self, group: int) -> list[str]:
         """Return `param_names`, if recorded (torch 2.6 and later, given named parameters)."""
@@ -105,7 +110,9 @@ def optimizer_of(value: Value, path: Path) -> Optimizer | None:
         parts = recorded.split(".")  # torch.optim.adam.Adam is public as torch.optim.Adam
         name = f"torch.optim.{parts[-1]}" if parts[:2] == ["torch", "optim"] else recorded
         evidence = "recorded"
-    return Optimizer(path, name, evidence, groups, state)
+    known = ("state", "param_groups", "defaults")
+    other = {key: value for key, value in items.items() if key not in known}
+    return Optimizer(path, name, evidence, groups, state, other)
 
 
 ROW, COLUMN = "row_var", "col_var"
@@ -170,6 +177,36 @@ def has_state_after_step(
         return True  # some class of Adam's family: the betas are for its averages
     keys = [required_state(class_path, group) for group in groups]
     return None if None in keys else any(keys)
+
+
+def wrong_settings(
+    optimizer: Optimizer, number: Callable[[Value], float | None]
+) -> Iterator[tuple[str, str, bool]]:
+    """Yield kind, message and certainty of each setting that is NaN, or that the constructor of its
+    class refuses. `number` returns the number that a value is, such as a tensor of one element."""
+    name = (optimizer.class_path or "").removeprefix("torch.optim.")
+    allowed, is_of_torch = dict(table_rows("settings")), bool(name) and "." not in name
+    for index, group in enumerate(optimizer.groups):
+        for key, value in group.items():
+            values = () if key in ("lr", "params") else as_sequence(value) or (value,)
+            for place, item in enumerate(map(number, values)):
+                keys = (f"{name}.{key}", f"{key}.{place}", key)
+                interval = next((allowed[k] for k in keys if k in allowed), None)
+                text = f"{brief_repr(key) if isinstance(key, int) else key} of group {index}"
+                if item is not None and isnan(item):
+                    yield "nan", f"{text} is NaN", True
+                elif interval and item is not None and not _is_inside(item, interval):
+                    yield "setting", f"{text} is {item:g}, not in {interval}", is_of_torch
+        momentum, dampening = (number(group.get(key)) for key in ("momentum", "dampening"))
+        if name == "SGD" and group.get("nesterov") is True and (not momentum or dampening):
+            yield "setting", f"nesterov of group {index} needs momentum, and no dampening", True
+
+
+def _is_inside(number: float, interval: str) -> bool:
+    """Return True for a number in an interval such as `[0, 1)`."""
+    low, high = map(float, interval[1:-1].split(","))
+    ends = [end for end, bracket in ((low, interval[0]), (high, interval[-1])) if bracket in "()"]
+    return low <= number <= high and number not in ends
 
 
 EPOCHS = ("epoch", "epochs", "epochs_run", "current_epoch", "last_epoch", "start_epoch")
