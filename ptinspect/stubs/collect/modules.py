@@ -75,9 +75,14 @@ def torch_module(module: Module, row: ModuleClass, expr_of: ExprOf, tensor_of: T
     if row.name in ("Sequential", "ModuleList", "ModuleDict"):
         call = _module_container(row, module, expr_of)
     elif row.name in CODERS:
-        call = _transformer_coder(row, module, expr_of)
+        layers = module_of(dict(module.members(MODULES)).get("layers"))
+        texts = {expr_of(value).text for _, value in layers.members(MODULES)} if layers else set()
+        are_equal = len(texts) == 1 and UNSOLVED not in texts.pop()
+        call = constructor_call(row, module, expr_of) if are_equal else None
     elif row.name in PARAMETER_CONTAINERS:
-        call = _parameter_container(row, module, expr_of, tensor_of)
+        others = {key for key, _ in module.other_attributes()} - set(PARAMETER_RECORDS)
+        stores = *module.members(BUFFERS), *module.members(MODULES)
+        call = None if others or stores else base_call(row, module, expr_of, tensor_of)
     elif _constructor_suffices(row, module, tensor_of):
         call = constructor_call(row, module, expr_of)
     else:
@@ -226,29 +231,12 @@ def _module_container(row: ModuleClass, module: Module, expr_of: ExprOf) -> Expr
     return call_expr("nn.ModuleDict", *named(items))
 
 
-def _parameter_container(
-    row: ModuleClass, module: Module, expr_of: ExprOf, tensor_of: TensorOf
-) -> Expr | None:
-    """Return ParameterList or ParameterDict if it contains only parameters."""
-    others = {key for key, _ in module.other_attributes()} - set(PARAMETER_RECORDS)
-    if others or list(module.members(BUFFERS)) or list(module.members(MODULES)):
-        return None
-    return _parameter_container_call(row, module, expr_of, tensor_of)
-
-
 def base_call(
     row: ModuleClass, module: Module, expr_of: ExprOf, tensor_of: TensorOf
 ) -> Expr | None:
     """Return the call of a torch class that has what a module of a subclass has from it."""
-    if row.name in PARAMETER_CONTAINERS:
-        return _parameter_container_call(row, module, expr_of, tensor_of)
-    return constructor_call(row, module, expr_of)
-
-
-def _parameter_container_call(
-    row: ModuleClass, module: Module, expr_of: ExprOf, tensor_of: TensorOf
-) -> Expr | None:
-    """Return ParameterList or ParameterDict with a module's parameters."""
+    if row.name not in PARAMETER_CONTAINERS:
+        return constructor_call(row, module, expr_of)
     parameters = dict(module.members(PARAMETERS))
     if any(tensor_of(value) is None for value in parameters.values()):
         return None
@@ -260,15 +248,6 @@ def _parameter_container_call(
         return call_expr("nn.ParameterDict", *arguments)
     is_list = _is_numbered(items)
     return ModuleContainer("nn.ParameterList", [*items.values()], True) if is_list else None
-
-
-def _transformer_coder(row: ModuleClass, module: Module, expr_of: ExprOf) -> Expr | None:
-    """Return nn.TransformerEncoder or Decoder if all its layers are equal."""
-    layers = module_of(dict(module.members(MODULES)).get("layers"))
-    texts = {expr_of(value).text for _, value in layers.members(MODULES)} if layers else set()
-    if len(texts) != 1 or UNSOLVED in texts.pop():
-        return None
-    return constructor_call(row, module, expr_of)
 
 
 def _normalized_weight(row: ModuleClass, module: Module, expr_of: ExprOf) -> Expr | None:
@@ -334,13 +313,6 @@ def submodule_access(parent: Access, module: Module, name: str) -> Access:
     return Access(f"._modules[{string(name)}]", parent, name)
 
 
-def tensor_access(parent: Access, store: str, name: str) -> Access:
-    """Return the access to a parameter or buffer of a module."""
-    if is_attribute(name) and name not in MODULE_METHODS:
-        return Access(f".{name}", parent)
-    return Access(f".{store}[{string(name)}]", parent)
-
-
 class ModelPart(NamedTuple):
     """A module or tensor of a model at one of its paths.
 
@@ -369,7 +341,9 @@ def walk_model(root: Module, name: str) -> Iterator[ModelPart]:
         for store in (PARAMETERS, BUFFERS):
             for key, value in module.members(store):
                 if isinstance(value, Call):
-                    yield ModelPart(tensor_access(access, store, key), value, None, store)
+                    is_name = is_attribute(key) and key not in MODULE_METHODS
+                    step = f".{key}" if is_name else f".{store}[{string(key)}]"
+                    yield ModelPart(Access(step, access), value, None, store)
         children = [(key, module_of(value)) for key, value in module.members(MODULES)]
         for key, child in reversed(children):
             if child is not None:

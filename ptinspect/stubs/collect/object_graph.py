@@ -303,24 +303,21 @@ class ObjectGraph:
         if not row:
             expr = assemble("nn.Module", module, self.expr_of, self.tensor_of)
         elif row.style == "graph":
-            return self._traced_module(module)
+            # A class of its own for each code that torch.fx traced.
+            recorded = fx_source(module, self.use_recorded_source)
+            name = recorded.fx_name or ""
+            qualname = f"{name}:{recorded.fx_code or id(module.call)}"
+            path = f"{FX_MODULE}.{qualname}"
+            if path not in self.definitions:
+                ident = self.names.new(name)
+                traced = Definition(FX_MODULE, qualname, ident, "module", recorded=recorded)
+                self.definitions[path] = traced
+            return self._instance(module, self.definitions[path], FX_BOOKKEEPING)
         else:
             expr = torch_module(module, row, self.expr_of, self.tensor_of)
         if isinstance(expr, CallExpr) and expr.func == ASSEMBLED:
             self.assembled.add(id(module.call))
         return expr
-
-    def _traced_module(self, module: Module) -> Instance:
-        """Return an instance of a class of its own for each code that torch.fx traced."""
-        recorded = fx_source(module, self.use_recorded_source)
-        name = recorded.fx_name or ""
-        qualname = f"{name}:{recorded.fx_code or id(module.call)}"
-        path = f"{FX_MODULE}.{qualname}"
-        if path not in self.definitions:
-            ident = self.names.new(name)
-            definition = Definition(FX_MODULE, qualname, ident, "module", recorded=recorded)
-            self.definitions[path] = definition
-        return self._instance(module, self.definitions[path], FX_BOOKKEEPING)
 
     def new_instance(self, call: Call | None, definition: Definition) -> Instance:
         """Add an instance to a class; it has the next number."""

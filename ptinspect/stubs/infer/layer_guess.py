@@ -51,16 +51,36 @@ def guess_layer(
     normalized = _normalized_weight(name, shapes)
     if normalized is not None or children or not shapes:
         return normalized
-    if "running_mean" in shapes:
-        return _batch_norm(shapes, dims)
-    weight = shapes.get("weight")
+    has_bias = "bias" in shapes
+    mean, weight = shapes.get("running_mean"), shapes.get("weight")
+    args: Args
+    if mean is not None:
+        args = {
+            "num_features": mean[0] if mean else 0,
+            "affine": weight is not None,
+            "bias": has_bias,
+        }
+        words = "a BatchNorm could be one of other dimensions, or an InstanceNorm"
+        return _checked(f"BatchNorm{dims}d", args, shapes, words) if len(mean) == 1 else None
     if weight is None or not set(shapes) <= {"weight", "bias"}:
         return None
     if len(weight) == 1:
-        return _weight_vector(name, weight, shapes)
-    if len(weight) == 2:
-        return _weight_matrix(name, weight, shapes, is_first)
-    return _convolution(weight, shapes, is_first) if 3 <= len(weight) <= 5 else None
+        args = {"normalized_shape": weight}
+        if has_bias:
+            return _checked("LayerNorm", args, shapes, "a LayerNorm could be a GroupNorm")
+        if weight == (1,) or _PRELU.search(name):
+            args = {"num_parameters": weight[0]}
+            return _checked("PReLU", args, shapes, "a PReLU could be an RMSNorm")
+        return _checked("RMSNorm", args, shapes, "an RMSNorm could be a PReLU")
+    if len(weight) != 2:
+        return _convolution(weight, shapes, is_first) if 3 <= len(weight) <= 5 else None
+    if not has_bias and (_EMBEDDING.search(name) or (is_first and _TOKENS.fullmatch(name))):
+        args = {"num_embeddings": weight[0], "embedding_dim": weight[1]}
+        words = "an Embedding could be a Linear without bias"
+        return _checked("Embedding", args, shapes, words)
+    args = {"in_features": weight[1], "out_features": weight[0], "bias": has_bias}
+    alternatives = () if has_bias else ("a Linear without bias could be an Embedding",)
+    return _checked("Linear", args, shapes, *alternatives)
 
 
 def _checked(kind: str, values: Args, shapes: Shapes, *alternatives: str) -> Guess | None:
@@ -82,29 +102,6 @@ def _checked(kind: str, values: Args, shapes: Shapes, *alternatives: str) -> Gue
     return Guess(CallExpr(f"nn.{kind}", args, positional, unset), alternatives)
 
 
-def _weight_vector(name: str, weight: tuple[int, ...], shapes: Shapes) -> Guess | None:
-    shape: Args = {"normalized_shape": weight}
-    if "bias" in shapes:
-        return _checked("LayerNorm", shape, shapes, "a LayerNorm could be a GroupNorm")
-    if weight == (1,) or _PRELU.search(name):
-        args: Args = {"num_parameters": weight[0]}
-        return _checked("PReLU", args, shapes, "a PReLU could be an RMSNorm")
-    return _checked("RMSNorm", shape, shapes, "an RMSNorm could be a PReLU")
-
-
-def _weight_matrix(
-    name: str, weight: tuple[int, ...], shapes: Shapes, is_first: bool
-) -> Guess | None:
-    bias = "bias" in shapes
-    if not bias and (_EMBEDDING.search(name) or (is_first and _TOKENS.fullmatch(name))):
-        args: Args = {"num_embeddings": weight[0], "embedding_dim": weight[1]}
-        words = "an Embedding could be a Linear without bias"
-        return _checked("Embedding", args, shapes, words)
-    args = {"in_features": weight[1], "out_features": weight[0], "bias": bias}
-    alternatives = () if bias else ("a Linear without bias could be an Embedding",)
-    return _checked("Linear", args, shapes, *alternatives)
-
-
 def _convolution(weight: tuple[int, ...], shapes: Shapes, is_first: bool) -> Guess | None:
     dims = len(weight) - 2
     words = "a convolution's stride, padding and dilation are not in a state_dict"
@@ -120,15 +117,6 @@ def _convolution(weight: tuple[int, ...], shapes: Shapes, is_first: bool) -> Gue
         return guess
     args |= {"in_channels": weight[0], "out_channels": weight[1], "groups": 1}
     return _checked(f"ConvTranspose{dims}d", args, shapes, words)
-
-
-def _batch_norm(shapes: Shapes, dims: int) -> Guess | None:
-    size = shapes["running_mean"]
-    if len(size) != 1:
-        return None
-    args: Args = {"num_features": size[0], "affine": "weight" in shapes, "bias": "bias" in shapes}
-    words = "a BatchNorm could be one of other dimensions, or an InstanceNorm"
-    return _checked(f"BatchNorm{dims}d", args, shapes, words)
 
 
 _OLD, _NEW = "nn.utils", "nn.utils.parametrizations"
@@ -253,12 +241,31 @@ def guess_quantized(
     has_scale = {"scale", "zero_point"} <= set(tensors)
     if packed and not others:
         scale = [read_numbers(tensors[key]) for key in ("scale", "zero_point") if has_scale]
-        return _quantized_linear(packed, has_scale and scale != _NO_SCALE)
+        if len(packed[0].shape) != 2:
+            return None
+        rows, size = ints(packed[0].shape)
+        linear: dict[str, Expr] = {"in_features": size, "out_features": rows}
+        linear |= {"bias_": FALSE} if len(packed) == 1 else {}
+        linear |= {"dtype": Name("torch.float16")} if not is_quantized(packed[0]) else {}
+        module = QUANTIZED if has_scale and scale != _NO_SCALE else f"{QUANTIZED}.dynamic"
+        return Guess(call_expr(f"{module}.Linear", **linear), (_QUANTIZED_WORDS,))
+    weight = tensors.get("weight")
     if not tensors and list(children) == ["_packed_params"]:
-        return _quantized_embedding(children["_packed_params"])
+        tensors = children["_packed_params"]
+        weight = tensors.get("_packed_weight")
+        if (
+            weight is None
+            or len(tensors) != 1
+            or len(weight.shape) != 2
+            or not is_quantized(weight)
+        ):
+            return None
+        rows, size = ints(weight.shape)
+        embedding: list[Argument] = [("num_embeddings", rows), ("embedding_dim", size)]
+        words = "a quantized Embedding could be an EmbeddingBag"
+        return Guess(CallExpr(f"{QUANTIZED}.Embedding", embedding, 2), (words,))
     if children or not has_scale:
         return None
-    weight = tensors.get("weight")
     if weight is not None and is_quantized(weight) and others <= {"weight", "bias"}:
         return _quantized_convolution(weight, "bias" in tensors)
     scale_shape = tensors["scale"].shape
@@ -271,27 +278,6 @@ def guess_quantized(
     is_activation = name.isdigit()
     kind = "Hardswish" if is_activation else "QFunctional"
     return Guess(call_expr(f"{QUANTIZED}.{kind}", **(args if is_activation else {})), (words,))
-
-
-def _quantized_embedding(tensors: dict[str, Tensor]) -> Guess | None:
-    weight = tensors.get("_packed_weight")
-    if weight is None or len(tensors) != 1 or len(weight.shape) != 2 or not is_quantized(weight):
-        return None
-    rows, size = ints(weight.shape)
-    args: list[Argument] = [("num_embeddings", rows), ("embedding_dim", size)]
-    words = "a quantized Embedding could be an EmbeddingBag"
-    return Guess(CallExpr(f"{QUANTIZED}.Embedding", args, 2), (words,))
-
-
-def _quantized_linear(packed: list[Tensor], is_static: bool) -> Guess | None:
-    if len(packed[0].shape) != 2:
-        return None
-    rows, size = ints(packed[0].shape)
-    args: dict[str, Expr] = {"in_features": size, "out_features": rows}
-    args |= {"bias_": FALSE} if len(packed) == 1 else {}
-    args |= {"dtype": Name("torch.float16")} if not is_quantized(packed[0]) else {}
-    module = QUANTIZED if is_static else f"{QUANTIZED}.dynamic"
-    return Guess(call_expr(f"{module}.Linear", **args), (_QUANTIZED_WORDS,))
 
 
 def _quantized_convolution(weight: Tensor, bias: bool) -> Guess | None:

@@ -302,7 +302,20 @@ class _Inference:
         is_numbered = children and not has_entries and all(name.isdigit() for name in children)
         if branch.path and is_numbered:
             return self._container(branch, children)
-        instance = self._new_instance(branch)
+        # One class for all branches whose paths differ only in numbers.
+        key = tuple(re.sub(r"\d+", "", part) for part in branch.path)
+        qualname = f"{key}{EXTRA_STATE if branch.has_extra_state else ''}"
+        definition = self.objects.definitions.get(f"?.{qualname}")
+        if not definition:
+            name = self.model_name
+            if branch.path:
+                name = _camel_case(next((part for part in reversed(key) if part), ""))
+                if branch.path[-1].isdigit() and name.endswith("s") and len(name) > 3:
+                    name = name[:-1]
+            definition = Definition("?", qualname, self.objects.names.new(name, "Part"), "module")
+            definition.has_extra_state = branch.has_extra_state
+            self.objects.definitions[definition.path] = definition
+        instance = self.objects.new_instance(None, definition)
         for name, child in children.items():
             instance.members.append(Member("child", name, child))
         # All floats of one dtype are converted when the model is built.
@@ -332,23 +345,6 @@ class _Inference:
             items = [children.get(str(index), identity) for index in range(numbers[-1] + 1)]
             return ModuleContainer("nn.Sequential", items, False)
         return call_expr("nn.Sequential", call_expr("OrderedDict", *named(children)))
-
-    def _new_instance(self, branch: Branch) -> Instance:
-        """Return an instance of the class of all branches whose paths differ only in numbers."""
-        key = tuple(re.sub(r"\d+", "", part) for part in branch.path)
-        qualname = f"{key}{EXTRA_STATE if branch.has_extra_state else ''}"
-        definition = self.objects.definitions.get(f"?.{qualname}")
-        if not definition:
-            name = self.model_name
-            if branch.path:
-                name = _camel_case(next((part for part in reversed(key) if part), ""))
-                if branch.path[-1].isdigit() and name.endswith("s") and len(name) > 3:
-                    name = name[:-1]
-            ident = self.objects.names.new(name, "Part")
-            definition = Definition("?", qualname, ident, "module")
-            definition.has_extra_state = branch.has_extra_state
-            self.objects.definitions[definition.path] = definition
-        return self.objects.new_instance(None, definition)
 
 
 def _is_module_list(branch: Branch, items: list[Expr]) -> bool:
