@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from math import prod
 from typing import TYPE_CHECKING, NamedTuple
 
-from ptinspect.dtypes import dtype_by_name
+from ptinspect.dtypes import DTYPES, DType, dtype_by_name
 from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, Place, UnsupportedError
 from ptinspect.formats.archive import (
     Finding,
@@ -50,32 +50,41 @@ _VARINT, _BYTES = 0, 2
 _FIXED = {1: 8, 5: 4}
 """Bytes of a field with the wire type of a fixed-size number."""
 _EXTERNAL = 1
+_SIX = 6
+"""Bits of the only numbers that are packed in `raw_data`, but not in `int32_data`."""
+_VALUES = {
+    "value_float": (2, "float32"), "value_int": (3, "int64"), "value_string": (4, "STRING"),
+    "value_floats": (7, "float32"), "value_ints": (8, "int64"), "value_strings": (9, "STRING"),
+}  # fmt: skip
+"""The attributes of a Constant that are not tensors: the field, and the type of the tensor."""
 _VARINT_FIELDS, _FIXED_FIELDS = (5, 7, 11), (4, 10)
 """int32_data, int64_data and uint64_data; float_data and double_data of a TensorProto."""
 
 
 class _TypedSpan(Span):
-    """Elements in typed fields: ranges of the file with little-endian numbers, or with varints if
-    `itemsize` is not 0."""
+    """Elements in typed fields: ranges of the file with little-endian numbers or text, or with
+    varints that stand for `bits` each, if these are not 0."""
 
-    __slots__ = ("itemsize", "ranges")
+    __slots__ = ("bits", "ranges")
 
-    def __init__(self, length: int, itemsize: int, ranges: list[tuple[int, int]]) -> None:
+    def __init__(self, length: int, bits: int, ranges: list[tuple[int, int]]) -> None:
         super().__init__(None, length, None, None)
-        self.itemsize = itemsize
+        self.bits = bits
         self.ranges = ranges
 
     def chunks(self, source: Source, start: int, stop: int, size: int) -> Iterator[bytes]:
         """See `Span.chunks`."""
         data, _, _ = source.window()
         parts = [bytes(data[begin:end]) for begin, end in self.ranges]
-        if self.itemsize:
-            mask = (1 << (8 * self.itemsize)) - 1
-            parts = [
-                (value & mask).to_bytes(self.itemsize, "little")
-                for part in parts
-                for value in _varints(part)
-            ]
+        if self.bits:
+            mask = (1 << self.bits) - 1
+            values = [value & mask for part in parts for value in _varints(part)]
+            parts = [value.to_bytes(-(-self.bits // 8), "little") for value in values]
+            if self.bits == _SIX:  # four numbers are three bytes
+                fours = (values[i : i + 4] for i in range(0, len(values), 4))
+                numbers = (sum(x << _SIX * k for k, x in enumerate(four)) for four in fours)
+                parts = [number.to_bytes(3, "little") for number in numbers]
+                parts = [b"".join(parts)[: -(-_SIX * len(values) // 8)]]
         joined = b"".join(parts)
         if len(joined) != self.length:
             raise DamagedError(f"a tensor has {len(joined):,} bytes instead of {self.length:,}")
@@ -270,7 +279,25 @@ class _Reader:
                     self._add_tensor(tensor, tensors, outputs[0])
                 for sparse in attribute.messages(22):
                     self._add_sparse(sparse, tensors, outputs[0])
+                if attribute.text(1) in _VALUES:
+                    value = self._attribute_value(attribute, outputs[0])
+                    tensors[_unique(tensors, outputs[0])] = value
         return graphs
+
+    def _attribute_value(self, attribute: Message, name: str) -> Call:
+        """Return the tensor that a Constant makes of numbers or strings in an AttributeProto."""
+        number, type_name = _VALUES[attribute.text(1)]
+        ranges = [(field.start, field.stop) for field in attribute.fields.get(number, ())]
+        nbytes = sum(stop - start for start, stop in ranges)
+        count = nbytes // 4 if type_name == "float32" else len(ranges)
+        if type_name == "int64":
+            count = len(attribute.numbers(number))
+        shape = (count,) if attribute.text(1).endswith("s") else ()
+        if type_name == "STRING":
+            return self._located(name, None, type_name, shape, _TypedSpan(nbytes, 0, ranges))
+        dtype = DTYPES[type_name]
+        span = _TypedSpan(prod(shape) * dtype.itemsize, 64 * (type_name == "int64"), ranges)
+        return self._located(name, dtype, "", shape, span)
 
     def _add_tensor(
         self, tensor: Message, tensors: dict[str, Value], name: str | None = None
@@ -304,24 +331,39 @@ class _Reader:
         if dtype is None and not encoding:
             message = f"the tensor {bounded_repr(name)} is of the unknown type {data_type}"
             raise UnsupportedError(message, where=where)
-        nbytes = -(-prod(shape) * (bits if dtype is None else 8 * dtype.itemsize) // 8)
+        bits = bits if dtype is None else 8 * dtype.itemsize
+        nbytes = -(-prod(shape) * bits // 8)
         raw = tensor.fields.get(9)
         if tensor.number(14) == _EXTERNAL:
             span = self._external(name, tensor.pairs(13), nbytes, where)
         elif raw is not None:
-            _check_nbytes(name, "raw_data", nbytes, raw[-1].stop - raw[-1].start, where)
+            _check_size(name, "raw_data", nbytes, raw[-1].stop - raw[-1].start, where)
             span = Span(None, nbytes, raw[-1].start, self.archive.source.base)
         else:
             varints = [f for number in _VARINT_FIELDS for f in tensor.fields.get(number, ())]
             fixed = [f for number in _FIXED_FIELDS for f in tensor.fields.get(number, ())]
-            itemsize = (dtype.itemsize if dtype is not None else 1) if varints else 0
+            if not varints:
+                bits = 0
+            elif bits != _SIX and dtype is None:  # numbers in pairs or fours are a byte
+                bits = 8
             ranges = [(field.start, field.stop) for field in varints or fixed]
-            span = _TypedSpan(nbytes, itemsize, ranges)
+            if encoding == "STRING":
+                strings = tensor.fields.get(6, [])
+                ranges = [(field.start, field.stop) for field in strings]
+                nbytes = sum(stop - start for start, stop in ranges)
+                _check_size(name, "string_data", prod(shape), len(strings), where, "strings")
+            span = _TypedSpan(nbytes, bits, ranges)
+        return self._located(name, dtype, encoding, shape, span)
+
+    def _located(
+        self, name: str, dtype: DType | None, encoding: str, shape: tuple[int, ...], span: Span
+    ) -> Call:
+        """Return the call that builds a tensor with these elements."""
         key = _unique(self.archive.spans, name)
         self.archive.spans[key] = span
         if dtype is not None:
             return dense_tensor(key, dtype, shape)
-        return encoded_tensor(key, encoding, shape, nbytes)
+        return encoded_tensor(key, encoding, shape, span.length)
 
     def _external(self, name: str, entries: dict[str, str], nbytes: int, where: Place) -> Span:
         """Return the span of a tensor in another file."""
@@ -336,7 +378,7 @@ class _Reader:
         if not path or not all(n.isdigit() and len(n) < 20 for n in (offset, length)):
             message = f"the tensor {bounded_repr(name)} does not say where its elements are"
             raise DamagedError(message, where=where)
-        _check_nbytes(name, "external data", nbytes, int(length), where)
+        _check_size(name, "external data", nbytes, int(length), where)
         path = os.path.normpath(path.replace("\\", "/"))
         full = os.path.join(os.path.dirname(self.archive.source.path), path)
         exists = os.path.isfile(full)
@@ -346,11 +388,12 @@ class _Reader:
         return _ExternalSpan(nbytes, path, int(offset))
 
 
-def _check_nbytes(name: str, place: str, needed: int, present: int, where: Place) -> None:
+def _check_size(
+    name: str, place: str, needed: int, present: int, where: Place, unit: str = "bytes"
+) -> None:
     if needed != present:
-        message = (
-            f"the tensor {bounded_repr(name)} needs {needed:,} bytes, its {place} has {present:,}"
-        )
+        message = f"the tensor {bounded_repr(name)} needs {needed:,} {unit}, its {place}"
+        message += f" has {present:,}"
         raise DamagedError(message, where=where)
 
 

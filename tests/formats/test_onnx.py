@@ -223,3 +223,51 @@ def test_four_numbers_of_two_bits_are_one_byte(tmp_path: Path) -> None:
     with ptinspect.open(tmp_path / "b.onnx") as document:
         info = document.tensors["w"]
         assert (info.tensor.encoding, info.shape, info.read()) == ("UINT2", (7,), b"\x12\x34")
+
+
+def test_a_constant_of_numbers_or_text_is_a_tensor(tmp_path: Path) -> None:
+    """Values and shapes are those of `onnx.reference.ops.op_constant`."""
+    negative = (1 << 64) - 7
+    floats = varint(7 << 3 | 2) + varint(8) + struct.pack("<2f", 1, 2)
+    fields = {
+        "value_float": varint(2 << 3 | 5) + struct.pack("<f", 1.5),
+        "value_floats": floats,
+        "value_int": message((3, negative)),
+        "value_ints": message((8, 1), (8, negative), (8, 1 << 40)),
+        "value_string": message((4, "한")),
+        "value_strings": message((9, "ab"), (9, "c")),
+    }
+    nodes = [
+        (1, message((2, name), (4, "Constant"), (5, message((1, name)) + value)))
+        for name, value in fields.items()
+    ]
+    (tmp_path / "c.onnx").write_bytes(model(*nodes))
+    with ptinspect.open(tmp_path / "c.onnx") as document:
+        tensors = dict(document.tensors)
+        values = {name: info.numpy().tolist() for name, info in tensors.items() if info.dtype}
+        assert values == {
+            "value_float": 1.5, "value_floats": [1.0, 2.0], "value_int": -7,
+            "value_ints": [1, -7, 1 << 40],
+        }  # fmt: skip
+        for name, shape, data in (("string", (), "한"), ("strings", (2,), "abc")):
+            info = tensors[f"value_{name}"]
+            assert (info.tensor.encoding, info.shape) == ("STRING", shape)
+            assert info.read() == data.encode()
+    with ptinspect.open(TINY) as document:
+        assert document.tensors["text"].read() == b"abc"
+
+
+def test_strings_of_another_number_are_an_error(tmp_path: Path) -> None:
+    tensor = message((1, 3), (2, 8), (8, "w"), (6, "a"), (6, "b"))
+    (tmp_path / "s.onnx").write_bytes(model((5, tensor)))
+    with pytest.raises(ptinspect.DamagedError, match="needs 3 strings, its string_data has 2"):
+        ptinspect.open(tmp_path / "s.onnx")
+
+
+def test_numbers_of_six_bits_in_int32_data_are_packed_as_in_raw_data(tmp_path: Path) -> None:
+    """The bytes are those of `onnx.numpy_helper._pack_6bit`."""
+    tensor = message((1, 6), (2, 27), (8, "w"), *((5, n) for n in (1, 2, 3, 63, 5, 62)))
+    (tmp_path / "b.onnx").write_bytes(model((5, tensor)))
+    with ptinspect.open(tmp_path / "b.onnx") as document:
+        info = document.tensors["w"]
+        assert (info.tensor.encoding, info.read()) == ("FLOAT6E2M3", b"\x810\xfc\x85\x0f")
