@@ -11,6 +11,7 @@ read. A big-endian file has its version in that order.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import prod
 from struct import Struct
 from typing import TYPE_CHECKING
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 MAGIC = b"GGUF"
 MAX_DIMS = 8
+MAX_DEPTH = 8
+"""Arrays of metadata in one another."""
 MAX_ITEMS = 16
 """Items of a metadata array that are read; of a longer one only the length is."""
 
@@ -90,34 +93,27 @@ class _Reader:
         (length,) = self.numbers("Q")
         return self.take(length).decode("utf-8", "replace")
 
-    def value(self, kind: int) -> object:
+    def value(self, kind: int, depth: int = 0) -> object:
         """Return the next metadata value; of a long array its length."""
         if kind == _STRING:
             return self.text()
         if kind in _SCALARS:
             return self.numbers(_SCALARS[kind])[0]
-        if kind != _ARRAY:
+        if kind != _ARRAY or depth > MAX_DEPTH:
             raise DamagedError(f"metadata of the unknown type {kind}", where=self.place())
         inner, count = self.numbers("IQ")
-        if inner in _SCALARS:
-            size = Struct(self.order + _SCALARS[inner]).size
-            shown = [self.value(inner) for _ in range(min(count, MAX_ITEMS))]
-            self.take_over((count - len(shown)) * size)
-        elif inner == _STRING:
-            shown = []
-            for _ in range(count):
-                text = self.text()
-                if len(shown) < MAX_ITEMS:
-                    shown.append(text)
-        else:
-            raise UnsupportedError("metadata with arrays in arrays", where=self.place())
+        is_skipped = inner in _SCALARS  # the rest of an array of numbers
+        shown = []
+        for index in range(min(count, MAX_ITEMS) if is_skipped else count):
+            item = self.value(inner, depth + 1)
+            if index < MAX_ITEMS:
+                shown.append(item)
+        if is_skipped:
+            left = (count - len(shown)) * Struct(self.order + _SCALARS[inner]).size
+            if left > self.source.size - self.position:
+                self.take(left)  # raises
+            self.position += left
         return shown if len(shown) == count else {"length": count, "head": shown}
-
-    def take_over(self, length: int) -> None:
-        """Skip bytes that must be there."""
-        if length > self.source.size - self.position:
-            self.take(length)
-        self.position += length
 
     def place(self) -> Place:
         return Place(None, self.position)
@@ -152,11 +148,14 @@ def read_gguf(source: Source, limits: Limits = LIMITS) -> Gguf:
     if not isinstance(alignment, int) or not 0 < alignment <= 1 << 20:
         raise DamagedError(f"the alignment {bounded_repr(alignment)} is impossible")
     start = -(-reader.position // alignment) * alignment
+    stops = sorted({offset for *_, offset in listed} | {source.size - start})
+    following = dict(pairwise(stops))
     values: dict[str, Value] = {}
     for name, shape, kind, offset in listed:
         if name in values:
             raise DamagedError(f"the tensor {bounded_repr(name)} is listed twice")
-        values[name], nbytes = _tensor(name, shape, kind)
+        room = following.get(offset, 0)
+        values[name], nbytes = _tensor(name, shape, kind, room - offset, alignment)
         if start + offset + nbytes > source.size:
             raise DamagedError(
                 f"the tensor {bounded_repr(name)} ends {start + offset + nbytes - source.size:,}"
@@ -164,6 +163,9 @@ def read_gguf(source: Source, limits: Limits = LIMITS) -> Gguf:
                 where=Place(None, start + offset),
                 hint=DOWNLOAD_AGAIN,
             )
+        if offset + nbytes > room and nbytes:
+            message = f"the tensor {bounded_repr(name)} overlaps the one behind it"
+            raise DamagedError(message, where=Place(None, start + offset))
         archive.spans[name] = Span(None, nbytes, start + offset, source.base)
     archive.value = ordered_dict(values)
     return archive
@@ -179,7 +181,10 @@ def _read_tensor(reader: _Reader) -> tuple[str, tuple[int, ...], int, int]:
     return name, sizes[::-1], kind, offset
 
 
-def _tensor(name: str, shape: tuple[int, ...], kind: int) -> tuple[Value, int]:
+def _tensor(
+    name: str, shape: tuple[int, ...], kind: int, room: int, alignment: int
+) -> tuple[Value, int]:
+    """Return the call that builds a tensor, and its bytes. `room` are those up to the next one."""
     if kind not in _TYPES:
         raise UnsupportedError(f"the tensor {bounded_repr(name)} is of the unknown type {kind}")
     encoding, block, block_bytes = _TYPES[kind]
@@ -187,6 +192,9 @@ def _tensor(name: str, shape: tuple[int, ...], kind: int) -> tuple[Value, int]:
     if numel % block:
         raise DamagedError(f"the tensor {bounded_repr(name)} has a broken block of {encoding}")
     nbytes = numel // block * block_bytes
+    if encoding == "Q8_1":  # with two numbers of 16 bits in ggml, of 32 in its package for Python
+        wide = nbytes // 36 * 40
+        nbytes = wide if wide <= room < wide + alignment else nbytes
     if encoding in _DTYPES:
         return dense_tensor(name, DTYPES[_DTYPES[encoding]], shape), nbytes
     return encoded_tensor(name, encoding, shape, nbytes), nbytes

@@ -94,3 +94,49 @@ def test_one_of_several_files_is_named_as_one(tmp_path: Path) -> None:
         (warning,) = document.warnings
     assert warning.message.startswith("one of 3 files of a model")
     assert "one of 3 files" in run("show", source).stdout
+
+
+def gguf(items: bytes, count: int, *tensors: tuple[str, int, int, int]) -> bytes:
+    """A file with metadata, and tensors of one dimension: name, size, type, offset."""
+    head = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), count) + items
+    for name, size, kind, offset in tensors:
+        head += struct.pack(f"<Q{len(name)}sIQIQ", len(name), name.encode(), 1, size, kind, offset)
+    return head + bytes(-len(head) % 32)
+
+
+def test_arrays_in_arrays_are_read(tmp_path: Path) -> None:
+    """As `GGUFWriter.add_array` writes a list of lists."""
+
+    def array(kind: int, *items: bytes) -> bytes:
+        return struct.pack("<IQ", kind, len(items)) + b"".join(items)
+
+    number = struct.Struct("<i").pack
+    lists = array(
+        9, array(5, number(1), number(2)), array(5), array(8, struct.pack("<Q1s", 1, b"a"))
+    )
+    item = struct.pack("<Q4sI", 4, b"list", 9) + lists
+    (tmp_path / "a.gguf").write_bytes(gguf(item, 1))
+    with ptinspect.open(tmp_path / "a.gguf") as document:
+        assert document.archive.facts["metadata"] == {"list": [[1, 2], [], ["a"]]}
+    deep = struct.pack("<Q4sI", 4, b"list", 9) + struct.pack("<IQ", 9, 1) * 50_000
+    (tmp_path / "a.gguf").write_bytes(gguf(deep, 1))
+    with pytest.raises(ptinspect.DamagedError, match="unknown type 9"):
+        ptinspect.open(tmp_path / "a.gguf")
+
+
+@pytest.mark.parametrize(("block", "count"), [(36, 9), (40, 9), (40, 1), (36, 100)])
+def test_the_size_of_q8_1_is_that_of_its_writer(block: int, count: int, tmp_path: Path) -> None:
+    """ggml has 36 bytes in a block (`block_q8_1`), its package for Python 40 (GGML_QUANT_SIZES)."""
+    size = block * count
+    other = size + -size % 32
+    head = gguf(b"", 0, ("a", 32 * count, 9, 0), ("b", 32 * count, 9, other))
+    (tmp_path / "a.gguf").write_bytes(head + b"\1" * size + bytes(other - size) + b"\2" * size)
+    with ptinspect.open(tmp_path / "a.gguf") as document:
+        values = [info.read() for info in document.tensors.values()]
+    assert values == [b"\1" * size, b"\2" * size]
+
+
+def test_tensors_that_overlap_are_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a.gguf").write_bytes(gguf(b"", 0, ("a", 9, 0, 0), ("b", 1, 0, 32)) + bytes(64))
+    with pytest.raises(ptinspect.DamagedError, match="'a' overlaps the one behind it"):
+        ptinspect.open(tmp_path / "a.gguf")
