@@ -134,22 +134,19 @@ def stub_package(
     options = StubOptions(entry, class_name, recovered_source, guess_forward)
     with open(file) as document:
         with add_error_path(document.path):
-            files = recorded_modules(document) or package_files(stub_content(document, options))
+            # The files of an archive of torch.package, which are made a package by their folders.
+            modules: dict[str, str] = getattr(document.archive, "modules", {})
+            invalid = [
+                p for p in modules if not all(map(is_identifier, p.removesuffix(".py").split("/")))
+            ]
+            if invalid:
+                raise DamagedError(f"a module has the name {bounded_repr(invalid[0])}")
+            name = prose(os.path.basename(document.path))
+            title = f"# recorded in {name}, written by ptinspect\n"
+            files = {path: f"{title}{text}" for path, text in modules.items()}
+            files = files or package_files(stub_content(document, options))
         write_package(files, target, force)
     return sorted(files)
-
-
-def recorded_modules(document: Document) -> dict[str, str]:
-    """Return the files of an archive of torch.package as it records them, by path. Each begins with
-    a comment that says so, and is made a package by the names of its folders."""
-    files: dict[str, str] = {}
-    for path, text in getattr(document.archive, "modules", {}).items():
-        parts = path.removesuffix(".py").split("/")
-        if not all(map(is_identifier, parts)):
-            raise DamagedError(f"a module has the name {bounded_repr(path)}")
-        name = prose(os.path.basename(document.path))
-        files[path] = f"# recorded in {name}, written by ptinspect\n{text}"
-    return files
 
 
 def stub_content(document: Document, options: StubOptions) -> StubContent:
@@ -391,33 +388,23 @@ class _ModuleState:
             spec = getattr(module, "__spec__", None)
             loaders = getattr(module, "__loader__", None), getattr(spec, "loader", None)
             if name not in self.modules and any(map(_is_from_stub, loaders)):
-                _remove_module(name)
-            elif isinstance(namespace, dict) and "__stubbed__" in namespace:
-                _restore_names(namespace, self.namespaces.get(name, {}))
-
-
-def _restore_names(namespace: dict[str, object], before: dict[str, object]) -> None:
-    """Restore names that a stub has set in a module that exists without it."""
-    names, earlier = namespace["__stubbed__"], before.get("__stubbed__", ())
-    if not isinstance(names, set) or not isinstance(earlier, Collection):
-        return
-    for name in list(names):
-        if name in before:
-            namespace[name] = before[name]
-        elif name not in earlier:
-            namespace.pop(name, None)
-            names.discard(name)
-    if not names:
-        namespace.pop("__stubbed__", None)
-
-
-def _remove_module(name: str) -> None:
-    """Remove a module, and the attribute of its package that refers to it."""
-    module = sys.modules.pop(name)
-    package, _, last = name.rpartition(".")
-    namespace = getattr(sys.modules.get(package), "__dict__", {})
-    if namespace.get(last) is module:
-        del namespace[last]
+                del sys.modules[name]
+                package, _, last = name.rpartition(".")
+                outer = getattr(sys.modules.get(package), "__dict__", {})
+                if outer.get(last) is module:
+                    del outer[last]
+            elif isinstance(namespace, dict) and isinstance(namespace.get("__stubbed__"), set):
+                # Restore names that a stub has set in a module that exists without it.
+                names, before = namespace["__stubbed__"], self.namespaces.get(name, {})
+                earlier = before.get("__stubbed__", ())
+                for ident in list(names) if isinstance(earlier, Collection) else ():
+                    if ident in before:
+                        namespace[ident] = before[ident]
+                    elif ident not in earlier:
+                        namespace.pop(ident, None)
+                        names.discard(ident)
+                if not names and isinstance(earlier, Collection):
+                    del namespace["__stubbed__"]
 
 
 def _is_from_stub(thing: object) -> bool:

@@ -90,10 +90,16 @@ def torchscript_stub(document: Document, sha256: str) -> str:
     )
     used = translation.used | builder.used | {f"{archive.code_folder}/"}
     used |= {name for helper in HELPERS if helper in used for name in templates()[helper].names}
+    differences = [text for name, text in _DIFFERENCES.items() if name in used]
+    remarks = ["", *differences] if differences else []
+    names = [item.name for item in written if NOT_TRANSLATED in item.text]
+    remarks += ["", "unknown, and raised as NotImplementedError: parts of", *names] if names else []
+    if builder.unwritten:
+        remarks += ["", "Could not be written, and is None:", *builder.unwritten]
     head = "\n".join(read_sections("stubs/torchscript_rules.txt")["head"]).format(
         name=prose(document.path.rpartition("/")[2]),
         sha256=sha256,
-        unknown="\n".join(_remarks(used, written, builder.unwritten)),
+        unknown="\n".join(["", *remarks] if remarks else []),
         imports="".join(f"import {name}\n" for name in _STANDARD_MODULES if name in used),
         names=sorted({"build", *(item.name for item in written)}),
         constants=f"\n{CONSTANTS} = types.SimpleNamespace()" if CONSTANTS in used else "",
@@ -103,16 +109,6 @@ def torchscript_stub(document: Document, sha256: str) -> str:
     for item in written:
         lines += ["", "", item.text.strip("\n")]
     return "\n".join([*lines, "", "", *body.lines, "", "", "SAFE_GLOBALS = []"]) + "\n"
-
-
-def _remarks(used: set[str], written: list[Definition], unwritten: list[str]) -> list[str]:
-    """Return lines for the docstring: what differs from torch.jit.load, and what is unknown."""
-    lines = ["", *(text for name, text in _DIFFERENCES.items() if name in used)]
-    lines = lines if len(lines) > 1 else []
-    names = [item.name for item in written if NOT_TRANSLATED in item.text]
-    lines += ["", "unknown, and raised as NotImplementedError: parts of", *names] if names else []
-    lines += ["", "Could not be written, and is None:", *unwritten] if unwritten else []
-    return ["", *lines] if lines else []
 
 
 # Classes and functions
@@ -250,23 +246,20 @@ class Translation:
                 if is_attribute(name) and is_plain_constant(item.value):
                     body.append(item)
             elif isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
-                body += self._field(item, item.target.id, definition.kind)
+                name, value = item.target.id, item.value if is_plain_constant(item.value) else None
+                target = ast.Name(name, ast.Store())
+                is_field = definition.kind == "NamedTuple" and not name.startswith("_")
+                if is_field and is_attribute(name):
+                    translator = FunctionTranslator(self.name_of, self.kind_of, set(), self.version)
+                    annotation = translator.type(item.annotation) or parsed("object")
+                    body.append(ast.AnnAssign(target, annotation, value, 1))
+                elif value is not None and is_attribute(name):  # a constant
+                    is_final = ast.unparse(item.annotation).startswith("Final[")
+                    body += [ast.Assign([target], value, lineno=0)] if is_final else []
         bases = [parsed(_BASES[definition.kind])] if definition.kind in _BASES else []
         result = ast.ClassDef(node.name, bases, [], body or [ast.Pass()], [])
         result.type_params = []  # type: ignore[attr-defined] # Python 3.12
         return result
-
-    def _field(self, item: ast.AnnAssign, name: str, kind: str) -> list[ast.stmt]:
-        """Return a constant of a class, or a field of a named tuple."""
-        value = item.value if is_plain_constant(item.value) else None
-        if kind == "NamedTuple" and is_attribute(name) and not name.startswith("_"):
-            translator = FunctionTranslator(self.name_of, self.kind_of, set(), self.version)
-            annotation = translator.type(item.annotation) or parsed("object")
-            return [ast.AnnAssign(ast.Name(name, ast.Store()), annotation, value, 1)]
-        is_final = ast.unparse(item.annotation).startswith("Final[") and is_attribute(name)
-        if value is None or not is_final:
-            return []
-        return [ast.Assign([ast.Name(name, ast.Store())], value, lineno=0)]
 
     def _function(self, node: ast.FunctionDef, is_method: bool) -> ast.FunctionDef:
         translator = FunctionTranslator(self.name_of, self.kind_of, self.reserved, self.version)
@@ -419,9 +412,6 @@ class ObjectBuilder:
             keys = [self.value(key_value(key), depth + 1) for key in value]
             items = [self.value(item, depth + 1) for item in value.values()]
             return DictExpr([*zip(keys, items, strict=True)])
-        return self._call_value(value, depth)
-
-    def _call_value(self, value: Value, depth: int) -> Expr:
         definition = self._definition(value)
         path, args = definition.path, value.args if isinstance(value, Call) else ()
         if args and path.startswith(_TYPED):

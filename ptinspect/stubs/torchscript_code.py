@@ -102,7 +102,35 @@ class FunctionTranslator(ast.NodeTransformer):
         """Return the function; one that raises NotImplementedError if no rule covers a part of
         it."""
         try:
-            return self._translated(node, is_method)
+            if is_too_deep(node):
+                raise Untranslatable("it nests too deep")
+            arguments = node.args
+            if _has_unusual_arguments(node):
+                raise Untranslatable("its arguments are unusual")
+            self._collect_locals(node)
+            args = [ast.arg(self.locals[a.arg], self.type(a.annotation)) for a in arguments.args]
+            if is_method and args:
+                args[0].annotation = None
+            defaults: list[ast.expr] = []
+            body: list[ast.stmt] = []
+            with_default = args[len(args) - len(arguments.defaults) :]
+            for arg, recorded in zip(with_default, arguments.defaults, strict=True):
+                default = self.visit(recorded)
+                if any(
+                    isinstance(part, ast.Name) and part.id == "CONSTANTS"
+                    for part in ast.walk(default)
+                ):
+                    # build() sets the constants, after this definition was run.
+                    is_unset = ast.parse(f"{arg.arg} is _unset", mode="eval").body
+                    setting = ast.Assign([ast.Name(arg.arg, ast.Store())], default, lineno=0)
+                    body.append(ast.If(is_unset, [setting], []))
+                    default = ast.Name("_unset", ast.Load())
+                defaults.append(default)
+            new = ast.arguments([], args, None, [], [], None, defaults)
+            body += self.block(node.body)
+            return _function(
+                method_name(node.name) or node.name, new, body, self.type(node.returns)
+            )
         except Untranslatable as reason:
             text = string(f"{NOT_TRANSLATED}{node.name}: {reason}")
             owner = "self, " if is_method else ""
@@ -110,34 +138,6 @@ class FunctionTranslator(ast.NodeTransformer):
             result: ast.FunctionDef = ast.parse(code).body[0]  # type: ignore[assignment]
             result.name = node.name
             return result
-
-    def _translated(self, node: ast.FunctionDef, is_method: bool) -> ast.FunctionDef:
-        if is_too_deep(node):
-            raise Untranslatable("it nests too deep")
-        arguments = node.args
-        if _has_unusual_arguments(node):
-            raise Untranslatable("its arguments are unusual")
-        self._collect_locals(node)
-        args = [ast.arg(self.locals[a.arg], self.type(a.annotation)) for a in arguments.args]
-        if is_method and args:
-            args[0].annotation = None
-        defaults: list[ast.expr] = []
-        body: list[ast.stmt] = []
-        with_default = args[len(args) - len(arguments.defaults) :]
-        for arg, recorded in zip(with_default, arguments.defaults, strict=True):
-            default = self.visit(recorded)
-            if any(
-                isinstance(part, ast.Name) and part.id == "CONSTANTS" for part in ast.walk(default)
-            ):
-                # build() sets the constants, after this definition was run.
-                is_unset = ast.parse(f"{arg.arg} is _unset", mode="eval").body
-                setting = ast.Assign([ast.Name(arg.arg, ast.Store())], default, lineno=0)
-                body.append(ast.If(is_unset, [setting], []))
-                default = ast.Name("_unset", ast.Load())
-            defaults.append(default)
-        new = ast.arguments([], args, None, [], [], None, defaults)
-        body += self.block(node.body)
-        return _function(method_name(node.name) or node.name, new, body, self.type(node.returns))
 
     def _collect_locals(self, node: ast.FunctionDef) -> None:
         """Find the names that the function binds, and those bound once, to a function."""
@@ -252,20 +252,17 @@ class FunctionTranslator(ast.NodeTransformer):
     def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
         path = dotted_path(node) or ""
         if path.startswith("__torch__.") and isinstance(node.ctx, ast.Load):
-            return self._member_of_program(path)
+            owner, _, member = path.rpartition(".")
+            if self.kind_of(path) == "function":
+                return self._reference(path)
+            if self.kind_of(owner) == "Enum" and is_attribute(member):
+                return ast.Attribute(self._reference(owner), member, ast.Load())
+            raise Untranslatable(path)
         if path == f"CONSTANTS.{node.attr}" and isinstance(node.ctx, ast.Load):
             return node
         if not is_attribute(node.attr):
             raise Untranslatable(f"the attribute {node.attr}")
         return super().generic_visit(node)
-
-    def _member_of_program(self, path: str) -> ast.expr:
-        owner, _, member = path.rpartition(".")
-        if self.kind_of(path) == "function":
-            return self._reference(path)
-        if self.kind_of(owner) == "Enum" and is_attribute(member):
-            return ast.Attribute(self._reference(owner), member, ast.Load())
-        raise Untranslatable(path)
 
     def _reference(self, path: str) -> ast.Name:
         name = self.name_of(path)
@@ -286,7 +283,14 @@ class FunctionTranslator(ast.NodeTransformer):
             if root == "ops" and len(steps) == 2:
                 return self._operator(steps[0], steps[1], node)
             if root == "__torch__":
-                return self._own_call(path, node)
+                owner, _, member = path.rpartition(".")
+                if member == "__new__" and self.kind_of(owner) in ("class", "Module"):
+                    reference = self._reference(owner)
+                    new = ast.Attribute(reference, "__new__", ast.Load())
+                    return _call(new, [reference])
+                if self.kind_of(path) not in ("function", "NamedTuple") or node.keywords:
+                    raise Untranslatable(path)
+                return _call(self._reference(path), self._args(node))
         if not isinstance(node.func, ast.Attribute) or node.keywords:
             raise Untranslatable("a call")
         name, receiver = node.func.attr, self.visit(node.func.value)
@@ -300,15 +304,6 @@ class FunctionTranslator(ast.NodeTransformer):
 
     def _args(self, node: ast.Call) -> list[ast.expr]:
         return [self.visit(item) for item in node.args]
-
-    def _own_call(self, path: str, node: ast.Call) -> ast.expr:
-        owner, _, member = path.rpartition(".")
-        if member == "__new__" and self.kind_of(owner) in ("class", "Module"):
-            name = self._reference(owner)
-            return _call(ast.Attribute(name, "__new__", ast.Load()), [name])
-        if self.kind_of(path) not in ("function", "NamedTuple") or node.keywords:
-            raise Untranslatable(path)
-        return _call(self._reference(path), self._args(node))
 
     def _builtin(self, name: str, node: ast.Call) -> ast.AST:
         """Translate a call of a plain name: TorchScript's own words, or a local function."""

@@ -8,6 +8,7 @@ from ptinspect.stubs.collect.definitions import Definition, Names, NameUsage
 from ptinspect.stubs.collect.modules import MODULE_METHODS
 from ptinspect.stubs.collect.source import (
     FALSE,
+    NONE,
     WIDTH,
     Access,
     CallExpr,
@@ -24,7 +25,7 @@ from ptinspect.stubs.collect.source import (
     templates,
 )
 from ptinspect.stubs.collect.values import is_attribute, literal, prose, string, text_literal
-from ptinspect.stubs.infer.anti_unify import InitParameter, InitStatement
+from ptinspect.stubs.infer.anti_unify import InitStatement
 from ptinspect.stubs.infer.constructors import Assignment, InferredClass
 from ptinspect.torchnn.printer import READABLE_HINT
 
@@ -97,7 +98,29 @@ def _init(definition: Definition, inferred: InferredClass) -> Source:
     post_init, call = inferred.post_init or [], inferred.base_call
     if not (inferred.parameters or inferred.statements or call or post_init):
         return Source()
-    source = _signature(inferred.parameters, definition.usage.has_call_arguments)
+    source, body = Source(), Source()
+    texts = ["self"]
+    for name, default, default_in_body in inferred.parameters:
+        if default is None:
+            texts.append(name)
+        elif default_in_body:
+            texts.append(f"{name}=...")
+            body.add(f"        if {name} is ...:")
+            body.add_assignment(name, default, 12)
+        else:
+            texts.append(f"{name}={default.text}")
+            source.read(*names_in(default))
+    if definition.usage.has_call_arguments:
+        texts += ["*args", "**kwargs"]
+    line = f"    def __init__({', '.join(texts)}):"
+    if columns(line) <= WIDTH:
+        source.add(line)
+    else:
+        inside = f"        {', '.join(texts)}"
+        on_one_line = columns(inside) <= WIDTH and definition.usage.has_call_arguments
+        lines = [inside] if on_one_line else [f"        {text}," for text in texts]
+        source.add("    def __init__(", *lines, "    ):")
+    source.extend(body)
     if call is not None:
         source.add_expr("", CallExpr("super().__init__", call.args, call.positional), 8)
     elif definition.kind == "module":
@@ -108,34 +131,6 @@ def _init(definition: Definition, inferred: InferredClass) -> Source:
         is_child_too = statement.kind in ("parameter", "buffer") and statement.name in children
         _add_init_statement(source, statement, is_child_too)
     source.extend(write_assignments(post_init, 8))
-    return source
-
-
-def _signature(parameters: list[InitParameter], accepts_more: bool) -> Source:
-    """Return `def __init__(self, a, b=2):` and the defaults that are created in the body."""
-    source, body = Source(), Source()
-    texts = ["self"]
-    for name, default, default_in_body in parameters:
-        if default is None:
-            texts.append(name)
-        elif default_in_body:
-            texts.append(f"{name}=...")
-            body.add(f"        if {name} is ...:")
-            body.add_assignment(name, default, 12)
-        else:
-            texts.append(f"{name}={default.text}")
-            source.read(*names_in(default))
-    if accepts_more:
-        texts += ["*args", "**kwargs"]
-    line = f"    def __init__({', '.join(texts)}):"
-    if columns(line) <= WIDTH:
-        source.add(line)
-    else:
-        inside = f"        {', '.join(texts)}"
-        on_one_line = columns(inside) <= WIDTH and accepts_more
-        lines = [inside] if on_one_line else [f"        {text}," for text in texts]
-        source.add("    def __init__(", *lines, "    ):")
-    source.extend(body)
     return source
 
 
@@ -175,41 +170,38 @@ def write_assignments(assignments: Iterable[Assignment], indent: int) -> Source:
     source = Source()
     blank = " " * indent
     for target, suffix, value, for_all_modules in assignments:
-        if target is not None and not for_all_modules:
-            _add_assignment(source, target, suffix, value, blank)
-        elif target is not None and value is not None:
+        if target is None:
+            source.add_expr("", value or NONE, indent)
+            continue
+        if for_all_modules:
             source.add(f"{blank}for module in {target.text}.modules():")
-            source.add_assignment(f"    module{suffix}", value, indent)
+            source.add_assignment(f"    module{suffix}", value or NONE, indent)
             source.read(target.name())
-        elif value is not None:
-            source.add_expr("", value, indent)
+            continue
+        # With `get_submodule` where the line would be too long.
+        source.read(target.name(), *(names_in(value) if value is not None else ()))
+        text = f"{target.text}{suffix}"
+        split_value = None
+        if isinstance(value, Access) and columns(f"{blank}{text} = {value.text}") > WIDTH:
+            split_value = value.split_submodule_path()
+        stays_on_line = value is not None and not value.brackets()[1] and split_value is None
+        start = value.text if value is not None and stays_on_line else "model.get_submodule("
+        split = (
+            target.split_submodule_path() if columns(f"{blank}{text} = {start}") > WIDTH else None
+        )
+        if split is not None:
+            root, path, rest = split
+            source.add(f"{blank}{root}.get_submodule(", f"{blank}    {string(path)},")
+            text = f"){rest}{suffix}"
+        if split_value is not None:
+            root, path, rest = split_value
+            source.add(f"{blank}{text} = {root}.get_submodule(", f"{blank}    {string(path)},")
+            source.add(f"{blank}){rest}")
+        elif value is None:
+            source.add(f"{blank}{text}")
+        else:
+            source.add_assignment(text, value, indent)
     return source
-
-
-def _add_assignment(
-    source: Source, target: Access, suffix: str, value: Expr | None, blank: str
-) -> None:
-    """Append `target suffix = value`, with `get_submodule` where the line would be too long."""
-    source.read(target.name(), *(names_in(value) if value is not None else ()))
-    text = f"{target.text}{suffix}"
-    split_value = None
-    if isinstance(value, Access) and columns(f"{blank}{text} = {value.text}") > WIDTH:
-        split_value = value.split_submodule_path()
-    stays_on_line = value is not None and not value.brackets()[1] and split_value is None
-    start = value.text if value is not None and stays_on_line else "model.get_submodule("
-    split = target.split_submodule_path() if columns(f"{blank}{text} = {start}") > WIDTH else None
-    if split is not None:
-        root, path, rest = split
-        source.add(f"{blank}{root}.get_submodule(", f"{blank}    {string(path)},")
-        text = f"){rest}{suffix}"
-    if split_value is not None:
-        root, path, rest = split_value
-        source.add(f"{blank}{text} = {root}.get_submodule(", f"{blank}    {string(path)},")
-        source.add(f"{blank}){rest}")
-    elif value is None:
-        source.add(f"{blank}{text}")
-    else:
-        source.add_assignment(text, value, len(blank))
 
 
 def _traced_repr(definition: Definition) -> list[Source]:

@@ -163,16 +163,7 @@ def write_nested_names(content: StubContent, definitions: list[Definition]) -> S
 
 def write_ending(content: StubContent, with_template: bool = True) -> Source:
     """Return what follows the classes: `build()`, `SAFE_GLOBALS` and registration."""
-    source = Source(["", ""])
-    source.extend(_build_function(content))
-    source.add("", "")
-    source.extend(_safe_globals(content.safe_globals))
-    source.extend(_registration(content.definitions, with_template))
-    return source
-
-
-def _build_function(content: StubContent) -> Source:
-    source = Source(["def build():", f'    """{content.build_description}"""'])
+    source = Source(["", "", "def build():", f'    """{content.build_description}"""'])
     selected = content.selected
     if content.root is NONE:
         missing = f"no {selected.ident} that can be built" if selected is not None else "no module"
@@ -184,6 +175,20 @@ def _build_function(content: StubContent) -> Source:
         source.add_assignment("model", content.root, 4)
         source.extend(write_assignments(content.root_statements, 4))
         source.add("    return model")
+    source.add("", "")
+    source.extend(_safe_globals(content.safe_globals))
+    code = registration_template(content.definitions)
+    if not code.lines:
+        return source
+    if with_template:
+        source.extend(code)
+    source.add("", "")
+    for item in filter(_can_be_registered, content.definitions):
+        path = text_literal(item.module), text_literal(item.qualname)
+        source.add_expr("", call_expr("_register", Name(item.ident), *path), 0)
+    if code is templates()["register_anywhere"]:
+        source.add("_finder.start()")
+        source.read("_finder")
     return source
 
 
@@ -216,23 +221,6 @@ def registration_template(definitions: list[Definition]) -> Source:
     modules = {item.module for item in definitions if _can_be_registered(item)}
     is_main = modules <= {"__main__", "__mp_main__"}
     return templates()["register_main" if is_main else "register_anywhere"] if modules else Source()
-
-
-def _registration(definitions: list[Definition], with_template: bool) -> Source:
-    """Return the calls that make names findable for pickle, after the code that they call."""
-    source, code = Source(), registration_template(definitions)
-    if not code.lines:
-        return source
-    if with_template:
-        source.extend(code)
-    source.add("", "")
-    for item in filter(_can_be_registered, definitions):
-        path = text_literal(item.module), text_literal(item.qualname)
-        source.add_expr("", call_expr("_register", Name(item.ident), *path), 0)
-    if code is templates()["register_anywhere"]:
-        source.add("_finder.start()")
-        source.read("_finder")
-    return source
 
 
 def _can_be_registered(definition: Definition) -> bool:

@@ -198,13 +198,29 @@ def _file_text(
     first: list[str] = []
     last: list[str] = []
     late_names: set[str] = set()
-    for path, names in sorted(module.needs.items()):
-        if module.path in reachable[path] or path[: len(module.path)] == module.path:
+    for home, names in sorted(module.needs.items()):
+        if module.path in reachable[home] or home[: len(module.path)] == module.path:
             late_names.update(names)
-            last += _relative_import(module, path, names)
+            last += _relative_import(module, home, names)
         else:
-            first += _relative_import(module, path, names)
-    source = _move_defaults_into_bodies(content, module, late_names)
+            first += _relative_import(module, home, names)
+    source = module.source
+    # Defaults in a signature are evaluated before the last lines of the file: those that need late
+    # imports are created in constructors.
+    changed: dict[str, InferredClass] = {}
+    for path in (item.path for item in module.definitions if item.path in content.classes):
+        inferred = content.classes[path]
+        parameters = [
+            item._replace(
+                default_in_body=item.default_in_body
+                or not late_names.isdisjoint(_first_names(item.default))
+            )
+            for item in inferred.parameters
+        ]
+        if parameters != inferred.parameters:
+            changed[path] = replace(inferred, parameters=parameters)
+    if changed:
+        source = _definitions_source(replace(content, classes=content.classes | changed), module)
     imports = write_imports(source.names)
     lines = [f'"""{module.title}"""', *noqa_comment(module.definitions)]
     for group in (imports, first):
@@ -213,32 +229,6 @@ def _file_text(
     lines += write_nested_names(content, module.definitions).lines
     lines += ["", "", *last] if last else []
     return "\n".join(lines).rstrip("\n") + "\n"
-
-
-def _move_defaults_into_bodies(
-    content: StubContent, module: _Module, late_names: set[str]
-) -> Source:
-    """Return the module's source, with defaults that need late imports created in constructors.
-
-    Defaults in a signature are evaluated before the last lines of the file.
-    """
-    changed: dict[str, InferredClass] = {}
-    for definition in module.definitions if late_names else ():
-        inferred = content.classes.get(definition.path)
-        if inferred is None:
-            continue
-        parameters = [
-            parameter._replace(
-                default_in_body=parameter.default_in_body
-                or not late_names.isdisjoint(_first_names(parameter.default))
-            )
-            for parameter in inferred.parameters
-        ]
-        if parameters != inferred.parameters:
-            changed[definition.path] = replace(inferred, parameters=parameters)
-    if not changed:
-        return module.source
-    return _definitions_source(replace(content, classes=content.classes | changed), module)
 
 
 # The folder

@@ -311,10 +311,17 @@ def fx_source(module: Module, use: bool = True) -> RecordedSource:
     recorded.fx_code, recorded.names = str(code), _names([function])
     imports = next((str(arg) for arg in module.call.args if isinstance(arg, str)), "")
     statements = import_statements(imports)
+    read: dict[str, None] = {}
+    bound: set[str] = {"torch"}  # the stub imports it
+    for node in ast.walk(function):
+        if isinstance(node, ast.arg):
+            bound.add(node.arg)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
+            read[node.id] = None
+        elif isinstance(node, ast.Name):
+            bound.add(node.id)
     local: list[str] = []
-    for free_name in _free_names(function):
-        if free_name == "torch":
-            continue  # the stub imports it
+    for free_name in (name for name in read if name not in bound):
         if free_name in statements:  # imported when the method is called
             local.append(f"    {statements[free_name]}")
         elif not hasattr(builtins, free_name):
@@ -407,18 +414,3 @@ def _names(functions: Iterable[ast.FunctionDef]) -> set[str]:
             if isinstance(node, ast.Name):
                 names.add(".".join([node.id, *reversed(parts)]))
     return names
-
-
-def _free_names(function: ast.FunctionDef) -> list[str]:
-    """Return the names that a function reads and does not bind, in order."""
-    read: dict[str, None] = {}
-    bound: set[str] = set()
-    for node in ast.walk(function):
-        if isinstance(node, ast.arg):
-            bound.add(node.arg)
-        elif isinstance(node, ast.Name):
-            if isinstance(node.ctx, ast.Load):
-                read[node.id] = None
-            else:
-                bound.add(node.id)
-    return [name for name in read if name not in bound]

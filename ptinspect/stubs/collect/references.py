@@ -123,12 +123,6 @@ _INTERESTING = {
 """Functions whose arguments name classes, or that weights_only restricts."""
 
 
-def owner_name(value: Value) -> QualifiedName | None:
-    """Return the name of a class, or of the class of an instance."""
-    name = global_name(value)
-    return class_name(value) if name is None and isinstance(value, Call) else name
-
-
 @lru_cache(10_000)
 def is_user_defined(module: str, name: str) -> bool:
     """Return True if neither torch, numpy nor the standard library define the name.
@@ -172,7 +166,9 @@ class _Usages(dict[str, NameUsage]):
         path = function_path(call)
         first, second = [*call.args, None, None][:2]
         if path == GETATTR:
-            usage = self.usage_of(owner_name(first)) if isinstance(second, str) else None
+            owner = global_name(first)
+            owner = class_name(first) if not owner and isinstance(first, Call) else owner
+            usage = self.usage_of(owner) if isinstance(second, str) else None
             if usage is not None:
                 usage.attributes[str(second)] = None
             return

@@ -139,7 +139,20 @@ class ImportTable:
             return None
         top = module.partition(".")[0]
         if top == "torch":
-            return self._torch_name(module, name)
+            module = "torch._tensor" if module == "torch.tensor" else module
+            path = f"{module}.{name}"
+            row = lookup(path)
+            if row is not None and row.path == path and path.startswith(NN):
+                return class_text(path)
+            text = global_text(module, name) if module in _REACHED_BY_NAME else None
+            if text is not None:
+                return text
+            outer, dot, inner = name.partition(".")
+            ident = self._idents.get((module, outer))
+            if ident is None:
+                ident = self._idents[module, outer] = self.names.new(outer)
+                self.imported_names.setdefault(module, []).append((outer, ident))
+            return f"{ident}{dot}{inner}"
         if top == "numpy":
             return f"np.{name}" if module == "numpy" else None
         if module == "builtins":
@@ -151,22 +164,6 @@ class ImportTable:
             return name
         self.modules.add(module)
         return f"{module}.{name}"
-
-    def _torch_name(self, module: str, name: str) -> str:
-        module = "torch._tensor" if module == "torch.tensor" else module
-        path = f"{module}.{name}"
-        row = lookup(path)
-        if row is not None and row.path == path and path.startswith(NN):
-            return class_text(path)
-        text = global_text(module, name) if module in _REACHED_BY_NAME else None
-        if text is not None:
-            return text
-        outer, dot, inner = name.partition(".")
-        ident = self._idents.get((module, outer))
-        if ident is None:
-            ident = self._idents[module, outer] = self.names.new(outer)
-            self.imported_names.setdefault(module, []).append((outer, ident))
-        return f"{ident}{dot}{inner}"
 
 
 def collect_safe_globals(

@@ -267,7 +267,31 @@ class ModuleContainer(Expr):
         for item, count in repeats(self.items):
             loop = Starred(ListComp(item, "_", call_expr("range", Literal(str(count)))))
             items += [loop] if count >= MIN_REPEATS else [item] * count
-        return container_call(self.func, _fold_varying_argument(items), self.as_list)
+        # Neighbours that differ in only one argument are a loop over its values.
+        folded: list[Expr] = []
+        start = 0
+        while start < len(items):
+            calls = [resolve(items[start])]
+            argument: str | None = None
+            for item in map(resolve, items[start + 1 :]):
+                differing = _differing_argument(calls[0], item)
+                if differing is None or argument not in (None, differing):
+                    break
+                argument = differing
+                calls.append(item)
+            first = calls[0]
+            if len(calls) < MIN_REPEATS or not isinstance(first, CallExpr):
+                folded.append(items[start])
+                start += 1
+                continue
+            # [Block(8, drop=value) for value in (0.0, 0.1)]
+            index = [name for name, _ in first.args].index(argument)
+            values = [call.args[index][1] for call in calls if isinstance(call, CallExpr)]
+            args = [*first.args[:index], (argument, Name("value")), *first.args[index + 1 :]]
+            element = CallExpr(first.func, args, first.positional)
+            folded.append(Starred(ListComp(element, "value", Sequence("()", values))))
+            start += len(calls)
+        return container_call(self.func, folded, self.as_list)
 
     def one_line(self) -> str:
         return self.folded().text
@@ -329,34 +353,6 @@ def container_call(func: str, items: list[Expr], as_list: bool) -> CallExpr:
     elif as_list and items:
         items = [Sequence("[]", items)]
     return call_expr(func, *items)
-
-
-def _fold_varying_argument(items: list[Expr]) -> list[Expr]:
-    """Fold neighbours that differ in only one argument into a loop over its values."""
-    folded: list[Expr] = []
-    start = 0
-    while start < len(items):
-        calls = [resolve(items[start])]
-        argument: str | None = None
-        for item in map(resolve, items[start + 1 :]):
-            differing = _differing_argument(calls[0], item)
-            if differing is None or argument not in (None, differing):
-                break
-            argument = differing
-            calls.append(item)
-        first = calls[0]
-        if len(calls) < MIN_REPEATS or not isinstance(first, CallExpr):
-            folded.append(items[start])
-            start += 1
-            continue
-        # [Block(8, drop=value) for value in (0.0, 0.1)]
-        index = [name for name, _ in first.args].index(argument)
-        values = [call.args[index][1] for call in calls if isinstance(call, CallExpr)]
-        args = [*first.args[:index], (argument, Name("value")), *first.args[index + 1 :]]
-        element = CallExpr(first.func, args, first.positional)
-        folded.append(Starred(ListComp(element, "value", Sequence("()", values))))
-        start += len(calls)
-    return folded
 
 
 def _differing_argument(first: Expr, second: Expr) -> str | None:
