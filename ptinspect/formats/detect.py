@@ -177,7 +177,7 @@ def _open(source: Source, limits: Limits, allow_index: bool) -> Archive:
             return read_shard_files(source, _open_shard, limits)
         return _reader(named.format)(source, limits)
     archive = open_pickle(source, head, limits)
-    if b"torch.distributed.checkpoint" in head and allow_index:
+    if b".checkpoint.metadata" in head and allow_index:
         from ptinspect.formats.sharded import index_folder
         from ptinspect.formats.torch.distributed import is_metadata, read_dcp
 

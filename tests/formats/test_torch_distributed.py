@@ -477,3 +477,42 @@ def test_large_pieces_are_copied_from_file_to_file(tmp_path: Path) -> None:
         result = run("convert", tmp_path / "dcp", tmp_path / f"flipped.{suffix}")
         assert result.exit_code == 0
         assert result.stderr.count("do not match their CRC-32: a may be damaged") == 1
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("package", ["torch.distributed", "torch.distributed._shard"])
+def test_the_metadata_of_older_torch_is_read(
+    package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch 2.0 to 2.2 have no storage_meta, and properties of another module; torch 1.13 has all
+    classes in another package. Written by today's classes, with the attributes of then: v1.13.1 and
+    v2.1.2 of torch/distributed/checkpoint/metadata.py and filesystem.py."""
+    torch = pytest.importorskip("torch")
+    checkpoint = pytest.importorskip("torch.distributed.checkpoint")
+    from torch.distributed._shard.sharded_tensor import metadata as old
+    from torch.distributed.checkpoint import filesystem, metadata
+
+    tensors = {"w": torch.randn(3, 4), "half": torch.randn(5).half()}
+    folder = tmp_path / "dcp"
+    checkpoint.save({"model": tensors, "epoch": 3}, checkpoint_id=folder, no_dist=True)
+    value = pickle.loads((folder / ".metadata").read_bytes())
+    for name in ("storage_meta", "version"):
+        value.__dict__.pop(name, None)
+    for entry in value.state_dict_metadata.values():
+        if hasattr(entry, "properties"):
+            new = entry.properties
+            entry.properties = old.TensorProperties(
+                new.dtype, new.layout, new.requires_grad, new.memory_format, new.pin_memory
+            )
+    for place in value.storage_data.values():
+        place.__dict__.pop("transform_descriptors", None)
+    for module in (metadata, filesystem):
+        name = f"{package}.checkpoint.{module.__name__.rpartition('.')[2]}"
+        monkeypatch.setitem(sys.modules, name, module)
+        for kind in list(vars(module).values()):
+            if isinstance(kind, type) and kind.__module__ == module.__name__:
+                monkeypatch.setattr(kind, "__module__", name)
+    (folder / ".metadata").write_bytes(pickle.dumps(value))
+    monkeypatch.undo()
+    check_folder(folder, tensors, torch)
+    assert run("scan", folder).exit_code == 0

@@ -230,7 +230,7 @@ def test_enumerations_and_exceptions_of_torch_are_listed() -> None:
 
 def test_members_of_enumerations_and_exceptions_of_torch_are_not_dangerous() -> None:
     for module, attribute in (
-        ("torch.distributed._shard.sharded_tensor.metadata", "MEM_FORMAT_ENCODING"),
+        ("torch.distributed.fsdp._fully_shard._fsdp_param", "ShardedState"),
         ("torch.distributed.checkpoint.planner", "WriteItemType"),
         ("torch.distributed.checkpoint.api", "CheckpointException"),
         ("torch.distributed", "DistBackendError"),

@@ -21,6 +21,7 @@ per process. Their metadata says where each piece begins in the whole tensor (hf
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -75,7 +76,8 @@ METADATA = ".metadata"
 _SHARDING_INFO = "DCP_SHARDING_INFO"
 """Key of the metadata of safetensors with the place of each piece."""
 _COPY_ALL = "copy the files of all processes into one folder"
-_MODULE = "torch.distributed.checkpoint."
+_CLASS = re.compile(r"torch\.distributed\.(_shard\.)?checkpoint\.metadata\.Metadata")
+"""The class in `.metadata`; of torch 1.13, the one in `_shard`."""
 
 
 class TorchDcp(PicklelessArchive):
@@ -226,7 +228,7 @@ def undo_transform(source: Source, transform: str, limits: Limits) -> Source:
 
 def is_metadata(root: Value) -> bool:
     """Return True if a pickle's value is what `.metadata` holds."""
-    return isinstance(root, Call) and class_path(root) == f"{_MODULE}metadata.Metadata"
+    return isinstance(root, Call) and bool(_CLASS.fullmatch(class_path(root) or ""))
 
 
 def read_dcp(
@@ -253,7 +255,7 @@ def read_dcp(
         if not isinstance(name, str) or not isinstance(description, Call):
             raise DamagedError("an entry is not described", where=Place(METADATA))
         steps = as_sequence(paths.get(name)) or (name,)
-        if class_path(description) == f"{_MODULE}metadata.BytesStorageMetadata":
+        if (class_path(description) or "").endswith(".BytesStorageMetadata"):
             value = _plain_value(archive, infos.get(name, {}), name)
             if value is _MISSING:
                 left_out.append(str(name))
