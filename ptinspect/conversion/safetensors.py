@@ -21,6 +21,7 @@ from ptinspect.conversion.output.pieces import (
     Piece,
     SourceRange,
     TensorPiece,
+    locate_pieces,
     storage_piece,
 )
 from ptinspect.conversion.output.torch_zip import TensorOptions, byte_span, check_bounds
@@ -72,11 +73,12 @@ class TensorFormat(NamedTuple):
 
 class _Form(NamedTuple):
     """What tensors of one form in the pickle have in common: why the format cannot hold them, the
-    dtype in the output, and their bytes if they are in C order."""
+    dtype in the output, and their bytes if they are in C order, which may be copied as they are."""
 
     problem: str
     dtype: DType | None = None
-    span: tuple[int, int] | None = None
+    span: tuple[int, int] = (0, 0)
+    is_copied: bool = False
 
 
 def plan_safetensors(document: Document, path: str, options: ConvertOptions) -> Plan:
@@ -136,9 +138,10 @@ def _dense_tensors(
     castable: set[str] = set()
     key_problems = target.key_problems(items)
     forms: dict[int, _Form] = {}  # by the ids of the forms in the pickle
-    # Both have the same keys. A lookup of each would take longer than the rest of the line.
-    for (key, value), source in zip(items.items(), sources.values(), strict=True):
-        tensor = document.tensor_of(value) or graph.dense_tensor(value)
+    # All have the same keys. A lookup of each would take longer than the rest of the line.
+    rows = zip(items.items(), sources.values(), document.tensors_of(items.values()), strict=True)
+    for (key, value), source, tensor in rows:
+        tensor = tensor or graph.dense_tensor(value)
         is_plain = type(value) is TensorCall and value.changes is None
         form = forms.get(id(value.form)) if is_plain else None  # type: ignore[attr-defined]
         if form is None:
@@ -146,16 +149,18 @@ def _dense_tensors(
             # Another reference to this storage may have enlarged it, but not that of the next one.
             if is_plain and tensor and tensor.extent[1] <= value.form.numel:  # type: ignore[attr-defined]
                 forms[id(value.form)] = form  # type: ignore[attr-defined]
-        problem = form.problem or key_problems.get(key, "")
         storage = None if tensor is None else tensor.storage
-        if problem or tensor is None or storage is None:
-            problems[key] = problem
+        if form.problem or key in key_problems or tensor is None or storage is None:
+            problem = problems[key] = form.problem or key_problems.get(key, "")
             if tensor and tensor.dtype and problem.startswith(_DTYPE_PROBLEM):
                 castable |= {key} if tensor.dtype.name in CAST_DTYPES else set()
             continue
-        storage.check()
         planned = _new_tuple(PlannedTensor, (key, source, tensor, form.dtype))
-        entries.append((planned, _piece(tensor, storage, form)))
+        if form.is_copied:
+            entries.append((planned, SourceRange(storage, *form.span)))
+        else:
+            entries.append((planned, _converted_piece(tensor, storage, form)))
+    locate_pieces([piece for _, piece in entries])
     if problems:
         lines = [f"{_printable(key)} {problem}" for key, problem in problems.items()]
         more = f"; and {len(lines) - MAX_LISTED:,} more" if len(lines) > MAX_LISTED else ""
@@ -180,25 +185,24 @@ def _dense_tensors(
 def _form(tensor: Tensor | None, options: TensorOptions, target: TensorFormat) -> _Form:
     """Return the form of a tensor. DamagedError if it exceeds its storage."""
     problem = _tensor_problem(tensor, options, target)
-    if problem or tensor is None:
+    if problem or tensor is None or tensor.dtype is None:
         return _Form(problem)
-    check_bounds(tensor)
-    dtype, span = options.output_dtype(tensor), None
+    storage, _ = check_bounds(tensor)
+    dtype, span = options.output_dtype(tensor), (0, 0)
     is_logical = tensor.dtype is tensor.stored and not tensor.conj and not tensor.neg
-    if is_logical and tensor.is_contiguous and tensor.numel and tensor.dtype is not None:
+    if is_logical and tensor.is_contiguous and tensor.numel:
         low, high = tensor.extent
         span = (low * tensor.dtype.itemsize, high * tensor.dtype.itemsize)
-    return _Form(problem, dtype, span)
+    is_copied = dtype is tensor.dtype and storage.archive.byteorder == "little"
+    return _Form(problem, dtype, span, is_copied and span != (0, 0))
 
 
-def _piece(tensor: Tensor, storage: Storage, form: _Form) -> Piece:
-    """Return the bytes of a tensor in C order."""
+def _converted_piece(tensor: Tensor, storage: Storage, form: _Form) -> Piece:
+    """Return the bytes of a tensor in C order, which are not those of its storage."""
     assert form.dtype is not None
-    if form.span is None or tensor.dtype is None:
+    storage.check()
+    if form.span == (0, 0) or tensor.dtype is None:
         return TensorPiece(tensor, form.dtype)
-    if form.dtype is tensor.dtype and storage.archive.byteorder == "little":
-        low, high = form.span
-        return SourceRange(storage, low, high)
     return storage_piece(storage, *form.span, tensor.dtype, form.dtype)
 
 
@@ -352,10 +356,9 @@ def header(entries: Sequence[Entry], metadata: dict[str, str]) -> bytes:
     # json.dumps would need an object for each tensor, and several times as long.
     quote = json.encoder.encode_basestring
     parts = [f'"__metadata__":{json.dumps(metadata, ensure_ascii=False, separators=(",", ":"))}']
-    offset, form = 0, ""
+    offset, begin, form = 0, "0", ""
     last_dtype = last_shape = None
     for (name, _, tensor, dtype), piece in entries:
-        end = offset + piece.length
         if dtype is not last_dtype or tensor.shape is not last_shape:
             last_dtype, last_shape = dtype, tensor.shape
             type_name = _SAFETENSORS_NAMES[dtype.name if dtype else ""]
@@ -364,8 +367,10 @@ def header(entries: Sequence[Entry], metadata: dict[str, str]) -> bytes:
                 shape[-1] *= 2
             sizes = ",".join(map(str, shape))
             form = f'{{"dtype":"{type_name}","shape":[{sizes}],"data_offsets":['
-        parts.append(f"{quote(name)}:{form}{offset},{end}]}}")
-        offset = end
+        offset += piece.length
+        end = str(offset)
+        parts.append(f"{quote(name)}:{form}{begin},{end}]}}")
+        begin = end
     text = ",".join(parts if metadata else parts[1:]).encode()
     padding = -(len(text) + 2) % 8
     size = len(text) + 2 + padding
@@ -378,12 +383,12 @@ def header(entries: Sequence[Entry], metadata: dict[str, str]) -> bytes:
 
 
 def _file(path: str, entries: Sequence[Entry], metadata: dict[str, str]) -> OutputFile:
-    """Return a file with these tensors, which are in the order of the source."""
+    """Return a file with these tensors."""
     ordered = _in_file_order(entries)
     head = header(ordered, metadata)
+    pieces = [piece for _, piece in ordered]
     records = [(planned.key, (piece,)) for planned, piece in ordered]
-    pieces = [piece for _, piece in entries], [piece for _, piece in ordered]
-    return OutputFile(path, partial(_write, head, *pieces), head, records)
+    return OutputFile(path, partial(_write, head, pieces), head, records)
 
 
 def _in_file_order(entries: Sequence[Entry]) -> list[Entry]:
@@ -394,14 +399,9 @@ def _in_file_order(entries: Sequence[Entry]) -> list[Entry]:
     return ordered
 
 
-def _write(head: bytes, pieces: Sequence[Piece], ordered: Sequence[Piece], sink: Sink) -> None:
-    """Write a header and pieces. `pieces` are those of `ordered` in the order of the source, in
-    which locating thousands of them takes half of the time."""
-    for piece in pieces:
-        if type(piece) is SourceRange:
-            piece.located = piece.place()
+def _write(head: bytes, pieces: Sequence[Piece], sink: Sink) -> None:
     sink.write(head)
-    sink.write_pieces(ordered, with_crc=False)
+    sink.write_pieces(pieces, with_crc=False)
     sink.flush()
 
 
@@ -440,4 +440,4 @@ def _shards(
         "weight_map": dict(sorted(shard_names.items())),
     }
     data = (json.dumps(index, indent=2, ensure_ascii=False) + "\n").encode()
-    return [*files, OutputFile(f"{path}.index.json", partial(_write, data, (), ()), data)]
+    return [*files, OutputFile(f"{path}.index.json", partial(_write, data, ()), data)]

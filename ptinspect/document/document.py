@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -79,9 +79,10 @@ class Document:
     def contents(self) -> Contents:
         """Everything that the walk through the file's objects finds. Walked at the first use."""
         with add_error_path(self.path):
-            contents = walk(self.archive.root, self._reader.read, self.limits)
+            read, read_all = self._reader.read, self._reader.read_all
+            contents = walk(self.archive.root, read, self.limits, (), read_all)
             for index, root in enumerate(self.archive.more_roots, 1):
-                contents.append(walk(root, self._reader.read, self.limits, (index,)))
+                contents.append(walk(root, read, self.limits, (index,), read_all))
         return contents
 
     @property
@@ -149,6 +150,11 @@ class Document:
         except PtInspectError as error:
             error.path = error.path or self.path
             raise
+
+    def tensors_of(self, values: Iterable[Value]) -> list[Tensor | None]:
+        """Return `tensor_of` each of the values."""
+        with add_error_path(self.path):
+            return [*self._reader.read_all(values)]
 
     def storage_of(self, value: Value) -> Reference | None:
         """Return the storage that a value inside the file refers to; None for other values."""

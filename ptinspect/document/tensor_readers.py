@@ -44,14 +44,14 @@ _ID_TEXT = re.compile(r"\('storage', <class '([\w.]+)'>, '(\w+)', '([\w:]+)', (\
 class Storages:
     """The storages of one archive, one object per key (and per view of it)."""
 
-    __slots__ = ("_archive", "_storages")
+    __slots__ = ("_archive", "by_index")
 
     def __init__(self, archive: Archive) -> None:
         self._archive = archive
-        self._storages: dict[object, Storage] = {}
+        self.by_index: dict[object, Storage] = {}
 
     def __iter__(self) -> Iterator[Storage]:
-        return iter(self._storages.values())
+        return iter(self.by_index.values())
 
     def resolve_id(self, parts: Value) -> Reference | None:
         """Return the storage for the content of a persistent id; None if it is not one of
@@ -79,10 +79,10 @@ class Storages:
     def get(self, key: str, location: str, nbytes: int, begin: int = 0) -> Storage:
         """Return the storage of that key, enlarged to the largest reference to it."""
         index: object = (key, begin, nbytes) if begin else key
-        storage = self._storages.get(index)
+        storage = self.by_index.get(index)
         if storage is None:
             storage = Storage(*self._archive.resolve_storage(key), location, nbytes, begin)
-            self._storages[index] = storage
+            self.by_index[index] = storage
         elif nbytes > storage.nbytes:  # two types may refer to one storage
             storage.nbytes = nbytes
         return storage

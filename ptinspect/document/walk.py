@@ -8,8 +8,9 @@ recursion: a stack of iterators holds the path from the root.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.document.entries import Entry, describe, is_simple
@@ -99,20 +100,25 @@ class _ModelObjects:
 
 
 ReadTensor = Callable[[Value], Tensor | None]
+ReadTensors = Callable[[Iterable[Value]], Iterator[Tensor | None]]
 
 _Step = tuple[Path, Value, _Context]
 
 
-def walk(root: Value, read: ReadTensor, limits: Limits, path: Path = ()) -> Contents:
+def walk(
+    root: Value, read: ReadTensor, limits: Limits, path: Path = (),
+    read_all: ReadTensors | None = None,
+) -> Contents:  # fmt: skip
     """Return everything below `root`, whose path is `path`. `read` returns the tensor that a value
-    stands for, None for other values. LimitError if objects nest deeper, or are more, than
-    allowed."""
-    return _Walk(read, limits).run(root, path)
+    stands for, None for other values; `read_all` does so for many. LimitError if objects nest
+    deeper, or are more, than allowed."""
+    return _Walk(read, limits, read_all or partial(map, read)).run(root, path)
 
 
 class _Walk:
-    def __init__(self, read: ReadTensor, limits: Limits) -> None:
+    def __init__(self, read: ReadTensor, limits: Limits, read_all: ReadTensors) -> None:
         self.read = read
+        self.read_all = read_all
         self.limits = limits
         self.contents = Contents()
         self.first_paths: dict[int, Path] = {}  # of each object with children
@@ -202,9 +208,8 @@ class _Walk:
         """Record a mapping of plain tensors at once; return False for any other mapping. Most
         state_dicts are such mappings, and this is several times faster than single visits."""
         infos = []
-        read, persistent, plain_role = self.read, context.persistent, context.role
-        for key, item in items.items():
-            tensor = read(item)
+        persistent, plain_role = context.persistent, context.role
+        for key, tensor in zip(items, self.read_all(items.values()), strict=True):
             if tensor is None or tensor.state:
                 return False
             step = key if type(key) is str else path_step(key)

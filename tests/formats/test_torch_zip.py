@@ -271,6 +271,8 @@ def test_a_storage_is_located_as_its_span_says() -> None:
         assert archive.locate(key) == (span.offset, 40, crc) and crc
         assert archive.length_of(key) == span.length == 40
     assert (archive.locate("99"), archive.length_of("99")) == (None, -1)
+    keys = [*archive.storages, "99", *archive.storages]
+    assert archive.locate_all(keys) == [archive.locate(key) for key in keys]
     with pytest.raises(KeyError):
         archive.storages["99"]
     located = opened(make_zip(torch_zip(STORAGES)), base=None).locate("3")

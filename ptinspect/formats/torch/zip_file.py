@@ -22,7 +22,8 @@ torch/package/package_exporter.py (save_pickle, _persistent_id) and package_impo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import repeat
 from operator import ge
 from typing import TYPE_CHECKING
 
@@ -44,6 +45,7 @@ from ptinspect.pickling.values import PersistentId
 from ptinspect.text import bounded_repr, cut, printable_name
 
 if TYPE_CHECKING:
+    from ptinspect.formats.archive import Location
     from ptinspect.pickling.machine import Pickled
     from ptinspect.pickling.values import Value
     from ptinspect.source.base import Source
@@ -189,16 +191,23 @@ class TorchZip(ZipArchive):
             return -1
         return self.directory.sizes[index]
 
-    def locate(self, key: object) -> tuple[int | None, int, int | None] | None:
-        """See `Archive.locate`."""
-        storages, directory = self.storages, self.directory
-        index = storages.indices.get(key)
-        if index is None and (index := storages.find(key)) is None:
-            return None
-        offset, base = None, directory.source.base
-        if base is not None and (start := directory.stored_start(index)) is not None:
-            offset = base + start
-        return offset, directory.sizes[index], directory.crcs[index] if directory.has_crcs else None
+    def locate_all(self, keys: Sequence[object]) -> list[Location | None]:
+        """See `Archive.locate_all`."""
+        storages, directory, base = self.storages, self.directory, self.directory.source.base
+        indices = [*map(storages.indices.get, keys)]
+        if None in indices:
+            indices = [*map(storages.find, keys)]
+        present = [index for index in indices if index is not None]
+        starts = repeat(None) if base is None else directory.stored_starts(present)
+        sizes, crcs = directory.sizes, directory.crcs if directory.has_crcs else None
+        locations: list[Location | None] = [
+            (start if start is None else start + (base or 0), sizes[i], crcs[i] if crcs else None)
+            for i, start in zip(present, starts, strict=False)
+        ]
+        if len(present) == len(indices):
+            return locations
+        rest = iter(locations)
+        return [None if index is None else next(rest) for index in indices]
 
 
 def open_zip(
