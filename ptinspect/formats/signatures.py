@@ -216,16 +216,22 @@ def identify_text(head: bytes, size: int) -> Identity | None:
 
 
 def _decode_text(head: bytes, truncated: bool) -> str | None:
-    """Decode utf-8 without control codes. The last character may be truncated."""
+    """Decode UTF-8 without control codes, or JSON in another encoding that `json.loads` detects
+    without a byte order mark. The last character may be truncated."""
+    encoding = "utf-8"
+    if 0 in head[:4]:
+        from json import detect_encoding
+
+        encoding = detect_encoding(head)
     try:
-        decoded = head.decode()
+        decoded = head.decode(encoding)
     except UnicodeDecodeError as error:
         if not truncated or error.start < len(head) - 3:
             return None
-        decoded = head[: error.start].decode()
+        decoded = head[: error.start].decode(encoding)
     if any(ord(char) < 32 and char not in "\t\n\r\f\x1b" for char in decoded):
         return None
-    return decoded
+    return decoded if encoding == "utf-8" or re.match(_JSON, decoded.lstrip()) else None
 
 
 def _identify_lfs_pointer(start: str) -> Identity:

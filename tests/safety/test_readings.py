@@ -129,7 +129,9 @@ def test_base64_in_json_is_read_as_b64decode_reads_it(tmp_path: Path, inserted: 
         assert report.verdict == "dangerous", protocol
 
 
-@pytest.mark.parametrize("codec", ["utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize(
+    "codec", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"]
+)
 @pytest.mark.parametrize("inserted", ["", " "])
 def test_json_is_decoded_as_json_loads_decodes_it(
     codec: str, inserted: str, tmp_path: Path
@@ -138,6 +140,9 @@ def test_json_is_decoded_as_json_loads_decodes_it(
     data = json.dumps({"a": inserted.join(base64.b64encode(payload).decode())}).encode(codec)
     assert base64.b64decode(json.loads(data)["a"]) == payload
     assert scanned(tmp_path, data, "config.json").verdict == "dangerous"
+    assert scanned(tmp_path, zipped(("config.json", data)), "model.zip").verdict == "dangerous"
+    harmless = json.dumps({"a": [1, None, "\u4e00"]}, ensure_ascii=False).encode(codec)
+    assert scanned(tmp_path, harmless, "config.json").verdict == "clean"
 
 
 @pytest.mark.parametrize("protocol", [2, 4])
