@@ -200,7 +200,7 @@ def is_class_name(name: str) -> bool:
 
 
 def is_plain_class(module: str, name: str, creates: bool) -> bool:
-    """Return True for a class of the standard library, or an enumeration or exception of torch,
+    """Return True for a class of the standard library, or an enumeration or exception of a package,
     that does nothing but set attributes when an object is constructed; with `creates`, when one is
     created without its constructor.
 

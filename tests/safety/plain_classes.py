@@ -1,12 +1,13 @@
-"""Generate `ptinspect/safety/plain_classes.txt` from the sources of the standard library and torch.
+"""Generate `ptinspect/safety/plain_classes.txt` from sources of Python, torch, numpy and sympy.
 
 `python -m tests.safety.plain_classes FOLDER…` reads the folders of several versions of Python
-(`/usr/lib/python3.11`); without any, that of the running one. Nothing is imported. Of torch, the
-installed one, only enumerations and exceptions are listed. A class is
-listed if, in every version that has it, constructing and filling an object of it does nothing but
-set attributes: its methods that pickle or the constructor call, its own and inherited ones, call
-only what is in `HARMLESS`. Enumerations are listed as well. A class of which this is only true
-without its constructor, as NEWOBJ creates an object, has a `~` in front; an exception has a `!`.
+(`/usr/lib/python3.11`); without any, that of the running one. Nothing is imported. Of the installed
+packages, of which the policy forbids whole modules, only enumerations, exceptions and what a call
+makes (`Enum("Name", …)`) are listed. A class is listed if, in every version that has it,
+constructing and filling an object of it does nothing but set attributes: its methods that pickle or
+the constructor call, its own and inherited ones, call only what is in `HARMLESS`. Enumerations are
+listed as well. A class of which this is only true without its constructor, as NEWOBJ creates an
+object, has a `~` in front; an exception has a `!`.
 """
 
 from __future__ import annotations
@@ -50,6 +51,8 @@ _CLASSES = [each for each in vars(builtins).values() if isinstance(each, type)]
 ERRORS = [each for each in _CLASSES if issubclass(each, BaseException)]
 PLAIN_BASES = frozenset(_PLAIN_BASES.split()) | {each.__name__ for each in ERRORS}
 
+PACKAGES = ("numpy", "sympy", "torch")
+
 MARKS = ("", "~", "", "!")
 """What is in front of a class, by its rank."""
 
@@ -78,7 +81,8 @@ def main(folders: list[Path]) -> None:
     for folder in folders:
         for name, rank in classes(folder).items():
             ranks[name] = min(ranks.get(name, rank), rank)
-    ranks |= torch_classes()
+    for package in PACKAGES:
+        ranks |= package_classes(package)
     by_module: dict[str, list[str]] = {}
     for name, rank in sorted(ranks.items()):
         module, _, attribute = name.partition(":")
@@ -88,17 +92,15 @@ def main(folders: list[Path]) -> None:
     TARGET.write_text("".join(lines), "utf-8")
 
 
-def torch_classes() -> dict[str, int]:
-    """Return the ranks of the enumerations and the plain exceptions of the installed torch."""
-    spec = importlib.util.find_spec("torch")
+def package_classes(package: str) -> dict[str, int]:
+    """Return the ranks of the enumerations and the plain exceptions of an installed package."""
+    spec = importlib.util.find_spec(package)
     assert spec is not None and spec.origin is not None
-    folder = Path(spec.origin).parent
-    sources = _sources(folder, "torch")
-    ranks = _ranks(*sources)
+    found, called = _sources(Path(spec.origin).parent, package)
+    ranks = _ranks(found, called)
+    is_enum = {name: name in called or _is_derived(name, found, _ENUMS) for name in ranks}
     return {
-        name: ranks[name]
-        for name in sources[0]
-        if ranks[name] == 3 or (ranks[name] == 2 and _is_derived(name, sources[0], _ENUMS))
+        name: rank for name, rank in ranks.items() if rank == 3 or (rank == 2 and is_enum[name])
     }
 
 
@@ -116,7 +118,7 @@ def _ranks(found: dict[str, Class], enums: set[str]) -> dict[str, int]:
         for name in found
     }
     ranks |= {name: 3 for name, rank in ranks.items() if rank == 2 and _is_error(name, found)}
-    return {**ranks, **dict.fromkeys(enums, 2)}
+    return {**dict.fromkeys(enums, 2), **ranks}
 
 
 def _sources(folder: Path, package: str = "") -> tuple[dict[str, Class], set[str]]:
@@ -172,13 +174,14 @@ def _collect(
 def _converted(tree: ast.Module) -> list[str]:
     """Return the names of classes made by `IntEnum._convert_("Name", …)`, `Enum("Name", …)` and
     `namedtuple("Name", …)`."""
-    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and node.args]
-    return [
-        str(call.args[0].value)
-        for call in calls
-        if ast.unparse(call.func).rpartition(".")[2] in ("_convert_", "namedtuple", *_ENUMS)
-        if isinstance(call.args[0], ast.Constant)
+    makers = ("_convert_", "namedtuple", *_ENUMS)
+    calls = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in makers
     ]
+    named = ([*call.args[:1], *(each.value for each in call.keywords)][:1] for call in calls)
+    return [str(name.value) for (name,) in named if isinstance(name, ast.Constant)]
 
 
 def _is_plain(

@@ -217,19 +217,24 @@ def test_no_other_callable_of_torch_comes_out_clean_when_called() -> None:
 
 
 @pytest.mark.slow
-def test_enumerations_and_exceptions_of_torch_are_listed() -> None:
-    pytest.importorskip("torch")
+@pytest.mark.parametrize("package", plain_classes.PACKAGES)
+def test_enumerations_and_exceptions_of_packages_are_listed(package: str) -> None:
+    pytest.importorskip(package)
     listed = {
         f"{line.split()[0]}:{name.lstrip('!')}"
         for line in (ROOT / "ptinspect/safety/plain_classes.txt").read_text("utf-8").splitlines()
         for name in line.split()[1:]
-        if line.startswith("torch.")
+        if line.startswith(f"{package}.")
     }
-    assert listed == set(plain_classes.torch_classes())
+    assert listed == set(plain_classes.package_classes(package))
 
 
-def test_members_of_enumerations_and_exceptions_of_torch_are_not_dangerous() -> None:
+def test_members_of_enumerations_and_exceptions_of_packages_are_not_dangerous() -> None:
     for module, attribute in (
+        ("numpy.f2py.symbolic", "Language"),
+        ("numpy.f2py.symbolic", "Op"),
+        ("sympy.core.sympify", "SympifyError"),
+        ("torch.distributed.rpc.backend_registry", "BackendType"),
         ("torch.distributed.fsdp._fully_shard._fsdp_param", "ShardedState"),
         ("torch.distributed.checkpoint.planner", "WriteItemType"),
         ("torch.distributed.checkpoint.api", "CheckpointException"),
