@@ -40,6 +40,11 @@ Source: `kMaxSupportedFileFormatVersion` in caffe2/serialize/versions.h.
 
 _UNTYPED = "an untyped storage in a legacy file, which torch.load cannot read at all"
 _JAGGED = "a jagged tensor in a legacy file, where its data comes too late for torch.load"
+_JAGGED_MODULES = ("torch._dynamo", "torch.nested")
+"""Modules without which torch does not load jagged tensors."""
+_DIM_RANGE = "torch._dynamo.decorators._DimRange"
+"""A name in them that they make a safe global."""
+
 _UNREADABLE_IN_LEGACY = {
     "torch.storage.UntypedStorage": _UNTYPED,
     "torch.UntypedStorage": _UNTYPED,
@@ -276,16 +281,20 @@ def next_steps(
         return [hint] if hint else []
     if load is None:
         return [state.hint] if state.hint and not state.skipped else []
-    if load.weights_only:
-        # torch loads jagged tensors only after these modules were imported.
-        is_nested = any(name.module.startswith("torch.nested.") for name in _globals(state))
-        imports = "import torch._dynamo, torch.nested; " if is_nested else ""
-        return [f"{imports}{load.call}  # as it is, with torch {TRUSTED_TORCH} or later"]
+    is_jagged = _is_jagged(state)
+    if load.weights_only or (is_jagged and not load.blockers and load.safe_globals == [_DIM_RANGE]):
+        imports = f"import {', '.join(_JAGGED_MODULES)}; " if is_jagged else ""
+        call = load.call.replace(", weights_only=False", "")
+        return [f"{imports}{call}  # as it is, with torch {TRUSTED_TORCH} or later"]
     return _steps_without_weights_only(state, load, commands)
 
 
 def _globals(state: ScanState) -> Iterable[Global]:
     return (name for stream in state.streams for name in stream.globals)
+
+
+def _is_jagged(state: ScanState) -> bool:
+    return any(name.module.startswith("torch.nested.") for name in _globals(state))
 
 
 def _devices(stream: Pickled) -> Iterator[str]:
@@ -346,6 +355,7 @@ def safe_globals_line(state: ScanState, load: LoadAdvice) -> str | None:
         f'({_HIDDEN_CLASSES.get(name.path, name.path)}, "{name.path}")' for name in needed
     ]
     modules = {"torch", *(name.module for name in needed)}
+    modules |= set(_JAGGED_MODULES if _is_jagged(state) else ())
     if any(name.path == "numpy.dtype" for name in needed):
         # weights_only also asks for the class of each numpy dtype.
         safe_globals.append("*map(type, map(numpy.dtype, numpy.sctypeDict))")

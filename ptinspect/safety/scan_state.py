@@ -133,7 +133,7 @@ class ScanState:
         errors: why it could not be read to its end.
         notes: remarks that do not change the verdict.
         streams: its pickles, after they were run.
-        sparse: the calls of its pickles that make sparse tensors.
+        sparse: the calls of its pickles that make sparse and nested tensors.
         facts: what `load_advice` needs to know about the container.
         weights_only_blockers: classes whose instances weights_only refuses to fill.
     """

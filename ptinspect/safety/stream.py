@@ -46,10 +46,6 @@ _NOTABLE_ATTRIBUTES = _WATCHED_ATTRIBUTES.union(values.MEMORY_INTERFACES)
 _RETURNS_FOREIGN = frozenset(("builtins.getattr", *calls.ALIASING))
 
 _LOAD_FROM_BYTES = "torch.storage._load_from_bytes"
-_REBUILDS_SPARSE = (
-    "torch._utils._rebuild_sparse_tensor",
-    "torch._utils._rebuild_sparse_csr_tensor",
-)
 
 _WIDE = 64
 """Items, or characters, up to which a value is examined each time that it occurs."""
@@ -98,7 +94,7 @@ class StreamJudge:
     Attributes:
         findings: what is unknown or dangerous.
         payloads: (offset, bytes) that loading would load as a file; see `Judgement`.
-        sparse: the calls that make sparse tensors.
+        sparse: the calls that make sparse and nested tensors.
         texts: (offset, text) of each `_codecs.encode(text, …)`, as protocols 0 to 2 write bytes.
         weights_only_blockers: classes whose instances weights_only refuses to fill.
     """
@@ -190,7 +186,7 @@ class StreamJudge:
         if isinstance(func, Global):
             if func.path in values.VIEW_FUNCTIONS and values.view_exceeds_storage(args):
                 self._add(event, DANGEROUS, "tensor", values.EXCEEDS_STORAGE)
-            if func.path in _REBUILDS_SPARSE:
+            if values.has_indices(func, args):
                 self.sparse.append(call)
             if self._is_clean_at_once(func, call):
                 if not args:
@@ -240,6 +236,9 @@ class StreamJudge:
         if func.name.startswith("_rebuild_"):
             for state in _states_set_by_call(func, call.args):
                 self._judge_attributes(event, call, state, func.path)
+                if values.replaces_nested_parts(func, call.args, state):
+                    reason = "sets the values or offsets of a nested tensor, which were checked"
+                    self._add(event, UNKNOWN, func.path, reason)
 
     # --- changes --------------------------------------------------------------------------
 

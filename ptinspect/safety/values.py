@@ -249,6 +249,50 @@ def conflicting_storages(
             yield "storage", offset, "a storage is recorded with two sizes"
 
 
+# --- sparse and nested tensors ------------------------------------------------------------
+
+_NESTED_MODULE = "torch.nested._internal.nested_tensor."
+_REBUILDS_NESTED, _NESTED_TENSOR = f"{_NESTED_MODULE}_rebuild_njt", f"{_NESTED_MODULE}NestedTensor"
+_REBUILDS_INDEXED = (
+    "torch._utils._rebuild_sparse_tensor", "torch._utils._rebuild_sparse_csr_tensor",
+    _REBUILDS_NESTED, _NESTED_TENSOR,
+)  # fmt: skip
+
+
+def has_indices(func: Global | None, args: Value) -> bool:
+    """Return True if a call makes a tensor whose indices or offsets say where its values are."""
+    for _ in range(MAX_DEPTH):
+        if func is None or not isinstance(args, tuple) or func.path in _REBUILDS_INDEXED:
+            break
+        if not func.name.startswith("_rebuild_from_type") or len(args) < 3:
+            return False
+        func, args = resolve_global(args[0], MAX_DEPTH), args[2]
+    return func is not None
+
+
+def replaces_nested_parts(func: Global, args: tuple[Value, ...], state: Value) -> bool:
+    """Return True if a call sets the parts of a nested tensor to others than it was created with.
+
+    Source: NestedTensor.__reduce_ex__, which before torch 2.5 created it without its lengths.
+    """
+    parts: dict[str, object] = dict.fromkeys(("_values", "_offsets", "_lengths", "_ragged_idx"), ())
+    inner = args[2] if len(args) == 4 and func.name.startswith("_rebuild_from_type") else None
+    if isinstance(inner, tuple) and inner:
+        creates, first = resolve_global(args[0], MAX_DEPTH), inner[0]
+        if creates and creates.path == _NESTED_TENSOR:
+            parts = dict(zip(("_values", "_offsets"), inner, strict=False))
+        elif creates and creates.path == _REBUILDS_NESTED and isinstance(first, dict):
+            first = {"_ragged_idx": 1, **first}
+            parts = {name: first.get(name if name in first else name[1:]) for name in parts}
+    return any(
+        attributes[name] is not part
+        for attributes in (state if isinstance(state, tuple) else (state,))
+        if isinstance(attributes, dict)
+        for name, part in parts.items()
+        if name in attributes
+    )
+
+
 # --- numpy's dtypes -----------------------------------------------------------------------
 
 NUMPY_DTYPE = "numpy.dtype"

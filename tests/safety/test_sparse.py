@@ -1,4 +1,4 @@
-"""Sparse tensors whose indices lead outside, which torch.load does not check unless asked to."""
+"""Sparse and nested tensors whose indices lead outside, which torch.load does not check itself."""
 
 from __future__ import annotations
 
@@ -84,3 +84,72 @@ def test_parts_that_do_not_fit_together_are_dangerous() -> None:
     assert changed != file.getvalue()
     names = [finding.name for finding in ptinspect.scan(io.BytesIO(changed)).findings]
     assert "sparse-indices" in names
+
+
+def jagged(offsets: list[int], lengths: list[int] | None = None, dim: int = 1) -> object:
+    """A nested tensor of two parts, which are rows (or columns) of a matrix of 5 x 2."""
+    from torch.nested._internal.nested_tensor import NestedTensor
+
+    sizes = None if lengths is None else torch.tensor(lengths)
+    values = torch.arange(10.0).reshape(5, 2)
+    return NestedTensor(values, torch.tensor(offsets), lengths=sizes, _ragged_idx=dim)
+
+
+NESTED_OUTSIDE = [
+    ([0, 3, 6], None), ([-1, 3, 5], None), ([0, 4, 3], None), ([0, 3, 1 << 60], None),
+    ([0, 3, 5], [2, 3]), ([0, 3, 5], [-1, 2]), ([0, 7, 5], [2, 2]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_offsets_of_nested_tensors_are_compared_with_their_values(writer: str) -> None:
+    parts = [torch.ones(3, 2), torch.ones(2, 2)]
+    made = torch.nested.nested_tensor(parts, layout=torch.jagged)
+    for inside in (made, jagged([0, 3, 5]), jagged([0, 3, 5], [2, 2]), jagged([0, 1, 2], dim=2)):
+        assert verdict(inside, writer) == "clean"
+    assert verdict({"model": {"w": made}, "epoch": 1}, writer) == "clean"
+    for offsets, lengths in NESTED_OUTSIDE:
+        assert verdict(jagged(offsets, lengths), writer) == "dangerous", (offsets, lengths)
+    assert verdict(jagged([0, 1, 3], dim=2), writer) == "dangerous"
+
+
+class Pretends:
+    """Is pickled like a nested tensor, with another state or by another function."""
+
+    def __init__(self, change: Callable[[object, tuple[object, ...]], tuple[object, ...]]) -> None:
+        self.change = change
+
+    def __reduce__(self) -> tuple[object, ...]:
+        function, args = jagged([0, 3, 5]).__reduce_ex__(2)
+        return function, self.change(function, args)
+
+
+def test_other_parts_of_nested_tensors_are_not_clean() -> None:
+    outside = {"_offsets": torch.tensor([0, 3, 1 << 40])}
+    values, _ = parts = torch.ones(5, 2), torch.tensor([0, 3, 5])
+    old = jagged([0, 3, 5]).__class__  # what torch before 2.5 called
+
+    for change in (
+        lambda _, args: (*args[:3], {**args[3], **outside}),
+        lambda f, args: (f, args[1], args, outside),
+        lambda _, args: (old, args[1], parts, outside),
+        lambda _, args: (
+            torch._utils._rebuild_parameter_with_state, args[1], (values, False, {}, outside), {}
+        ),
+    ):  # fmt: skip
+        assert verdict(Pretends(change), "zip") == "unknown"
+    for lengths, expected in (([2, 2], "clean"), ([2, 3], "dangerous")):
+        state = {"_values": parts[0], "_offsets": parts[1], "_lengths": torch.tensor(lengths)}
+        old_form = Pretends(lambda _, args, state=state: (old, args[1], parts, state))
+        assert verdict(old_form, "zip") == expected
+
+
+def test_sparse_tensors_of_a_subclass_are_checked() -> None:
+    function, args = sparse("coo", 0, plain=9).__reduce_ex__(2)
+
+    class OfType:
+        def __reduce__(self) -> tuple[object, ...]:
+            inner = (function, torch.Tensor, args, {})
+            return torch._tensor._rebuild_from_type_v2, inner
+
+    assert verdict(OfType(), "zip") == "dangerous"

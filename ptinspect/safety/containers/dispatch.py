@@ -135,7 +135,8 @@ def _scan_archive(kind: str, source: Source, state: ScanState) -> None:
 
 
 def _check_sparse_indices(source: Source, state: ScanState) -> None:
-    """Report sparse tensors whose indices lead outside: torch reads and writes where they point to.
+    """Report sparse tensors whose indices lead outside, and nested ones whose offsets do: torch
+    reads and writes where they point to.
 
     torch.load of torch 2.13 checks them only where `check_sparse_tensor_invariants` is enabled.
     Source: torch/_utils.py, _validate_loaded_sparse_tensors.
@@ -150,6 +151,8 @@ def _check_sparse_indices(source: Source, state: ScanState) -> None:
         for tensor in map(document.tensor_of, calls):
             if tensor is None:
                 raise FormatError("another form of sparse tensor")
+            if tensor.layout == "jagged":
+                reason = "an offset of a nested tensor leads outside of its values"
             index_bytes = tensor.nbytes - tensor.parts["values"].nbytes
             state.budget.count_unpacked(index_bytes, state.record)  # many may share a storage
             if _leads_outside(tensor):
@@ -157,21 +160,33 @@ def _check_sparse_indices(source: Source, state: ScanState) -> None:
         else:
             return
     except PtInspectError:
-        verdict, reason = UNKNOWN, "the indices of a sparse tensor cannot be read"
+        verdict, reason = UNKNOWN, "the indices of a sparse or nested tensor cannot be read"
     except (IndexError, TypeError, ValueError, ZeroDivisionError):
         pass  # the shapes of its parts do not fit together
     state.find("sparse-indices", reason, state.record, verdict)
 
 
 def _leads_outside(tensor: Tensor) -> bool:
-    """Return True if an index of a sparse tensor is not one of its rows, columns or values."""
+    """Return True if an index of a sparse tensor is not one of its rows, columns or values, or a
+    part of a nested tensor reaches past its values."""
     from ptinspect.document.elements import contiguous
 
-    *parts, values = tensor.parts.values()
+    values = tensor.parts["values"]
+    parts = [part for part in tensor.parts.values() if part is not values]
     numbers = []
     for part in parts:
         data, is_short = memoryview(contiguous(part)), part.dtype and part.dtype.itemsize == 4
         numbers.append(data.cast("i") if is_short else data.cast("q"))
+    if tensor.layout == "jagged":
+        count = values.shape[tensor.shape.index(-1) - 1]
+        if count > values.shape[0]:  # the dimension may be set after the call
+            raise FormatError("a nested tensor whose ragged dimension is not the first one")
+        ends = [0, *numbers[0], count]
+        return ends != sorted(ends) or any(
+            not 0 <= length <= count - start
+            for lengths in numbers[1:]
+            for start, length in zip(ends[1:], lengths, strict=False)
+        )
     count, batch = parts[-1].shape[-1], len(parts[0].shape) - 1
     if tensor.layout == "sparse_coo":
         numbers = [numbers[0][i * count : (i + 1) * count] for i in range(parts[0].shape[0])]
