@@ -46,14 +46,7 @@ MAX_LISTED = 20
 
 @dataclass(frozen=True, slots=True)
 class StubOptions:
-    """Options of a stub.
-
-    Attributes:
-        entry: path of the model that `build()` creates.
-        class_name: write only this class and what it needs.
-        recorded_source: use source code that the file contains.
-        guess_forward: write a forward that calls the children in order.
-    """
+    """Options of a stub, which `stub` explains. `recorded_source` is its `recovered_source`."""
 
     entry: str | None = None
     class_name: str | None = None
@@ -79,7 +72,7 @@ def stub(
         guess_forward: write a forward that calls the children in order. Often wrong; it warns.
 
     Raises:
-        PtInspectError: as `ptinspect.open`; or there is no such entry or class.
+        PtInspectError: as `ptinspect.open`; or the entry or class does not exist.
     """
     from ptinspect.document import open
 
@@ -161,9 +154,10 @@ def stub_content(document: Document, options: StubOptions) -> StubContent:
     deferred = [*objects.deferred, *deferred]
     root, root_statements, assigned = all_post_init(objects, classes, deferred, built)
     hooks = unregistered_hooks(built) if built is not None else []
+    alternatives: list[str] = []
     if model is not None:
-        root = model.root
-        classes[model.root.definition.path].post_init = model.post_init
+        root, alternatives, post_init = model
+        classes[root.definition.path].post_init = post_init
     objects.unwritten |= {item.description: None for item in deferred}
     file_name = prose(os.path.basename(path_to_load(document)))
     devices = {tensor.device for tensor in document.contents.tensors}
@@ -186,7 +180,7 @@ def stub_content(document: Document, options: StubOptions) -> StubContent:
         imports=imports,
         load_call=load_call,
         convert_command=_convert_command(document) if safe_globals.blockers else "",
-        alternatives=model.alternatives if model is not None else [],
+        alternatives=alternatives,
         unwritten=[text for text in objects.unwritten if text not in assigned],
         zeroed=list(objects.zeroed),
         hooks=hooks,
@@ -281,8 +275,8 @@ def _with_one_class(
         root, root_statements = first or NONE, inferred.in_build if inferred is not None else []
         module = first.module if first is not None else None
         if module is not None and inferred is not None and inferred.post_init is None:
-            result = infer_post_init(objects, content.classes, deferred, module, "model")
-            root_statements = [*result.statements, *result.modes]
+            post_init = infer_post_init(objects, content.classes, deferred, module, "model")
+            root_statements = [*post_init[0], *post_init[2]]
     names = {definition.ident, *names_in(root), *write_assignments(root_statements, 4).names}
     paths, parts = _needed(content, names)
     description = content.build_description

@@ -18,6 +18,7 @@ import ast
 import copy
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import cache
 
 from ptinspect.stubs.collect.source import templates
@@ -77,6 +78,7 @@ class _Filler(ast.NodeTransformer):
         return self.values.get(node.id, node)
 
 
+@dataclass(eq=False)
 class FunctionTranslator(ast.NodeTransformer):
     """Translates one method or function, in place.
 
@@ -87,16 +89,12 @@ class FunctionTranslator(ast.NodeTransformer):
         version: of the archive. Before 4 a division of integers was one.
     """
 
-    def __init__(
-        self, name_of: Callable[[str], str | None], kind_of: Callable[[str], str | None],
-        reserved: set[str], version: int,
-    ) -> None:  # fmt: skip
-        self.name_of = name_of
-        self.kind_of = kind_of
-        self.reserved = reserved
-        self.version = version
-        self.locals: dict[str, str] = {}
-        self.callables: set[str] = set()
+    name_of: Callable[[str], str | None]
+    kind_of: Callable[[str], str | None]
+    reserved: set[str]
+    version: int
+    locals: dict[str, str] = field(default_factory=dict)
+    callables: set[str] = field(default_factory=set)
 
     def translate(self, node: ast.FunctionDef, is_method: bool) -> ast.FunctionDef:
         """Return the function; one that raises NotImplementedError if no rule covers a part of

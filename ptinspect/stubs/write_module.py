@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ptinspect.stubs.infer.constructors import Assignment
 
 SUPPORT = {ASSEMBLED: "assembled_function", "_Result": "result_class"}
-"""Templates of what classes and `build()` may use, by its name."""
+"""Templates of functions and classes that a stub may use, by name."""
 _UNKNOWN_STATE = "; how it restores its state, which the stub keeps in `state`"
 MAX_LISTED = 50
 """Attributes that the docstring lists."""

@@ -19,7 +19,7 @@ import re
 import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ptinspect.document.modules import module_of
 from ptinspect.stubs.collect.modules import MODULE_METHODS
@@ -108,10 +108,6 @@ class NameUsage:
     attributes: dict[str, None] = field(default_factory=dict)
 
     @property
-    def path(self) -> str:
-        return f"{self.module}.{self.name}"
-
-    @property
     def calls(self) -> list[Call]:
         return [*self.constructed, *self.called]
 
@@ -169,6 +165,7 @@ class Member:
     plain: bool = True
 
 
+@dataclass(slots=True, eq=False)
 class Instance(Expr):
     """An object of a class that the stub defines.
 
@@ -178,15 +175,12 @@ class Instance(Expr):
         constructor_call: set by `infer` once the constructor of its class is known.
     """
 
-    __slots__ = ("call", "constructor_call", "definition", "members", "number")
-
-    def __init__(self, call: Call | None, definition: Definition, number: int) -> None:
-        super().__init__()
-        self.call = call
-        self.definition = definition
-        self.number = number
-        self.members: list[Member] = []
-        self.constructor_call: Expr | None = None
+    call: Call | None
+    definition: Definition
+    number: int
+    members: list[Member] = field(default_factory=list)
+    constructor_call: Expr | None = None
+    own_depth: ClassVar[int] = 0
 
     @property
     def module(self) -> Module | None:
@@ -341,6 +335,8 @@ def fx_function(text: str) -> ast.FunctionDef | None:
 
 def import_statements(imports: str) -> dict[str, str]:
     """Return, by the name that it binds, each import of a module that only defines things."""
+    from ptinspect.safety.policy import load_policy
+
     statements = {"NoneType": "NoneType = type(None)"}
     tree = _parse(imports)
     for node in tree.body if tree is not None else ():
@@ -348,22 +344,18 @@ def import_statements(imports: str) -> dict[str, str]:
             continue
         for alias in node.names:
             name = alias.asname or alias.name
-            if is_identifier(name) and _is_harmless_import(node, alias.name):
+            if isinstance(node, ast.Import):
+                is_harmless = alias.name in _IMPORTABLE
+            else:
+                row = load_policy().row(str(node.module), alias.name)
+                is_allowed = row is not None and row.verdict in ("allowed", "reference", "module")
+                is_allowed |= (str(node.module), alias.name) in _IMPORTABLE_NAMES
+                is_library = not node.level and node.module in _IMPORTABLE_FROM
+                is_harmless = is_allowed and is_library and is_identifier(alias.name)
+            if is_identifier(name) and is_harmless:
                 single = type(node)(**{**vars(node), "names": [alias]})
                 statements[name] = ast.unparse(single)
     return statements
-
-
-def _is_harmless_import(node: ast.Import | ast.ImportFrom, name: str) -> bool:
-    from ptinspect.safety.policy import load_policy
-
-    if isinstance(node, ast.Import):
-        return name in _IMPORTABLE
-    if node.level or node.module not in _IMPORTABLE_FROM or not is_identifier(name):
-        return False
-    row = load_policy().row(str(node.module), name)
-    allowed = row is not None and row.verdict in ("allowed", "reference", "module")
-    return allowed or (str(node.module), name) in _IMPORTABLE_NAMES
 
 
 def _parse(text: str) -> ast.Module | None:

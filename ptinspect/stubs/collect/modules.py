@@ -313,20 +313,9 @@ def submodule_access(parent: Access, module: Module, name: str) -> Access:
     return Access(f"._modules[{string(name)}]", parent, name)
 
 
-class ModelPart(NamedTuple):
-    """A module or tensor of a model at one of its paths.
-
-    `module` is None for a tensor. `store` is `_parameters`, `_buffers` or `_modules`.
-    """
-
-    access: Access
-    call: Call
-    module: Module | None
-    store: str
-
-
-def walk_model(root: Module, name: str) -> Iterator[ModelPart]:
-    """Yield every module and tensor of a model, parents first.
+def walk_model(root: Module, name: str) -> Iterator[tuple[Access, Call, Module | None, str]]:
+    """Yield every module and tensor of a model, parents first: the access to it, its call, the
+    module or None, and `_parameters`, `_buffers` or `_modules`.
 
     A module that is reachable by several paths is yielded for each, but entered only once.
     """
@@ -334,7 +323,7 @@ def walk_model(root: Module, name: str) -> Iterator[ModelPart]:
     stack = [(Access(name), root)]
     while stack:
         access, module = stack.pop()
-        yield ModelPart(access, module.call, module, MODULES)
+        yield access, module.call, module, MODULES
         if id(module.call) in seen:
             continue
         seen.add(id(module.call))
@@ -343,7 +332,7 @@ def walk_model(root: Module, name: str) -> Iterator[ModelPart]:
                 if isinstance(value, Call):
                     is_name = is_attribute(key) and key not in MODULE_METHODS
                     step = f".{key}" if is_name else f".{store}[{string(key)}]"
-                    yield ModelPart(Access(step, access), value, None, store)
+                    yield Access(step, access), value, None, store
         children = [(key, module_of(value)) for key, value in module.members(MODULES)]
         for key, child in reversed(children):
             if child is not None:
@@ -353,8 +342,8 @@ def walk_model(root: Module, name: str) -> Iterator[ModelPart]:
 def access_paths(root: Module, name: str) -> dict[int, Access]:
     """Return the first access to each module and tensor of a model, by id of its call."""
     paths: dict[int, Access] = {}
-    for part in walk_model(root, name):
-        paths.setdefault(id(part.call), part.access)
+    for access, call, _, _ in walk_model(root, name):
+        paths.setdefault(id(call), access)
     return paths
 
 

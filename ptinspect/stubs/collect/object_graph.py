@@ -130,7 +130,7 @@ class ObjectGraph:
         model: the modules and tensors of all models of the file.
         assembled: ids of the calls of modules that are put together without a constructor.
         deferred: attributes that only `build()` can set.
-        unwritten: descriptions of values that are None in the stub, in order.
+        unwritten: descriptions of values that the stub replaces by None, in order.
         zeroed: attributes that are zeros in the stub instead of the file's numbers.
         exprs: the expressions of values with contents, by id of the value, which they keep alive.
         opened: ids of the values whose contents are being translated.

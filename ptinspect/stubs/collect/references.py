@@ -247,7 +247,7 @@ def find_definitions(
 ) -> tuple[dict[str, Definition], list[Call]]:
     """Return what a stub has to define, by path, and the calls that show how it is used.
 
-    The calls are of these names, of functions in `_INTERESTING`, and of what is not simply a name.
+    The calls are those of these names, of functions in `_INTERESTING`, and of expressions.
     """
     modules, archive = [info.module for info in document.modules], document.archive
     hooks = {
@@ -322,28 +322,20 @@ def parts_in(value: Value, model_ids: Container[int]) -> tuple[list[int], list[V
         if isinstance(item, Call) and id(item) in model_ids:
             parts.append(id(item))
             continue
-        contents = _contents(item)
+        contents: list[Value] = []  # of a container, a partial or a bound method
+        if isinstance(item, tuple | list | SetOf):
+            contents = [v for v in item if isinstance(v, tuple | list | dict | SetOf | Call)]
+        elif isinstance(item, dict):
+            contents = [v for v in item.values() if isinstance(v, tuple | list | dict | Call)]
+        elif isinstance(item, Call) and function_path(item) == GETATTR:
+            contents = list(item.args[:1])
+        elif isinstance(item, Call) and function_path(item) in _CONTAINERS:
+            state = item.state if isinstance(item.state, tuple) else ()
+            contents = [*item.args, *state, *item.pairs.values(), *item.items]
         if isinstance(item, Call) and not contents:
             others.append(item)
         stack += [(inner, depth + 1) for inner in contents]
     return parts, others
-
-
-def _contents(value: Value) -> list[Value]:
-    """Return what is directly inside a container, a partial or a bound method."""
-    if isinstance(value, tuple | list | SetOf):
-        return [item for item in value if isinstance(item, tuple | list | dict | SetOf | Call)]
-    if isinstance(value, dict):
-        return [item for item in value.values() if isinstance(item, tuple | list | dict | Call)]
-    if not isinstance(value, Call):
-        return []
-    path = function_path(value)
-    if path == GETATTR:
-        return list(value.args[:1])
-    if path in _CONTAINERS:
-        state = list(value.state) if isinstance(value.state, tuple) else []
-        return [*value.args, *state, *value.pairs.values(), *value.items]
-    return []
 
 
 def shared_attribute(value: Value, paths: dict[int, Access], expr_of: ExprOf) -> Expr:

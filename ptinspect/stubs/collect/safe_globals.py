@@ -32,7 +32,7 @@ _STATE_OF = {
     "numpy.random._pickle.__randomstate_ctor": ("RandomState", "mtrand"),
     "numpy.random._pickle.__generator_ctor": ("Generator", "_generator"),
 }
-"""Class, and its module in numpy.random, of what a function returns and BUILD then changes."""
+"""Class, and its module in numpy.random, of the result of a function that BUILD then changes."""
 _HARMLESS = ("allowed", "module", "reference", "unknown")
 _REACHED_BY_NAME = ("torch", "torch.nn", "torch.nn.functional")
 """Modules whose names the stub writes as `torch.x` or `nn.x`, without an import of their own."""

@@ -127,7 +127,7 @@ def infer_constructors(
             depth = nested_depth(call)
             is_deep = depth > MAX_DEPTH
             instance.constructor_call = objects.move_to_function(call) if is_deep else call
-            instance.depth = 1 if is_deep else depth
+            instance.depth = 1 if is_deep else depth  # type: ignore[misc] # a slot of Expr
     return classes, deferred
 
 
@@ -144,7 +144,12 @@ def _infer_class(
     unifier = Unifier(names, module_classes)
     columns = member_columns(definition)
     if definition.kind == "module" and definition.recorded.fx_name is None:
-        if _is_sequence(definition):
+        is_sequence = any(item.members for item in definition.instances) and all(
+            (member.kind, member.name) == ("child", str(index)) and member.expr is not NONE
+            for instance in definition.instances
+            for index, member in enumerate(instance.members)
+        )
+        if is_sequence:
             _inherit_from_sequential(definition, inferred, unifier)
             columns = []
         else:
@@ -217,8 +222,8 @@ def merge_orders(names: list[T], orders: list[tuple[T, ...]]) -> list[T]:
 def member_columns(definition: Definition) -> list[MemberColumn]:
     """Return what each instance has, by name and kind, in an order that fits all instances.
 
-    An attribute that is None counts as a child, parameter or buffer that the instance lacks if
-    other instances have one of that name.
+    An attribute whose value is None counts as a child, parameter or buffer that the instance lacks
+    if other instances have one of that name.
     """
     kinds: dict[str, dict[MemberKind, None]] = {}
     for instance in definition.instances:
@@ -334,17 +339,6 @@ def _contained_in(definition: Definition, parts: dict[str, Expr]) -> list[Defini
 
 
 # Bases
-
-
-def _is_sequence(definition: Definition) -> bool:
-    """Return True if the instances have only numbered children."""
-    for instance in definition.instances:
-        if any(m.kind != "child" or m.expr is NONE for m in instance.members):
-            return False
-        names = [member.name for member in instance.members]
-        if names != [str(index) for index in range(len(names))]:
-            return False
-    return any(instance.members for instance in definition.instances)
 
 
 def _inherit_from_sequential(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from ptinspect.document.modules import PARAMETERS, Module, registers_itself
 from ptinspect.pickling.pyobjects import GETATTR
@@ -57,29 +57,20 @@ class _Node:
     frozen: set[bool] = field(default_factory=set)
 
 
-class PostInit(NamedTuple):
-    """Statements in their order, and the deferred attributes that they set.
-
-    Attributes:
-        modes: training modes, which `build()` sets: they are no part of a class. Their variable is
-            `model`.
-    """
-
-    statements: list[Assignment]
-    assigned: list[Deferred]
-    modes: list[Assignment]
-
-
 def infer_post_init(
     objects: ObjectGraph,
     classes: dict[str, InferredClass],
     deferred: Iterable[Deferred],
     root: Module,
     name: str,
-) -> PostInit:
-    """Infer what has to be set on a model."""
+) -> tuple[list[Assignment], list[Deferred], list[Assignment]]:
+    """Infer what has to be set on a model.
+
+    Returns:
+        Statements in their order, the deferred attributes that they set, and training modes. These
+        `build()` sets: they are no part of a class. Their variable is `model`.
+    """
     nodes, ties, paths = _collect(objects, root, name)
-    _summarize(nodes)
     states = [*_frozen(nodes[0], classes, objects), *_dtypes(nodes[0])]
     modes = list(_modes(nodes[0]))
     rows = [lookup(node.module.class_path) for node in nodes]
@@ -121,7 +112,7 @@ def infer_post_init(
         else:
             in_loop += [Assignment(access, f".{key}", expr) for access in accesses]
     referring, assigned = _late_attributes(objects, nodes, late.values(), paths)
-    return PostInit([*ties, *in_loop, *packed_weights, *referring, *states], assigned, modes)
+    return [*ties, *in_loop, *packed_weights, *referring, *states], assigned, modes
 
 
 def all_post_init(
@@ -144,12 +135,12 @@ def all_post_init(
         if not is_single and not is_built:
             continue
         name = "self" if is_single else "model"
-        result = infer_post_init(objects, classes, deferred, root, name)
-        assigned |= {item.description for item in result.assigned}
-        statements = [*result.statements, *result.modes]
+        post_init, late, modes = infer_post_init(objects, classes, deferred, root, name)
+        assigned |= {item.description for item in late}
+        statements = [*post_init, *modes]
         if is_single and isinstance(instance, Instance):
-            inferred, statements = classes[instance.definition.path], result.modes
-            inferred.post_init, inferred.in_build = result.statements, result.modes
+            inferred, statements = classes[instance.definition.path], modes
+            inferred.post_init, inferred.in_build = post_init, modes
         if is_built:
             created, in_build = instance, statements
     return created, in_build, assigned
@@ -158,8 +149,8 @@ def all_post_init(
 def _collect(
     objects: ObjectGraph, root: Module, name: str
 ) -> tuple[list[_Node], list[Assignment], dict[int, Access]]:
-    """Return each module once, parents before children; the ties between the rest; and the first
-    access to each module and tensor, by id of its call."""
+    """Return each module once, with the facts about everything below it, parents before children;
+    the ties between the rest; and the first access to each module and tensor, by id of its call."""
     nodes: dict[int, _Node] = {}  # by id of the access
     paths: dict[int, Access] = {}
     ties: list[Assignment] = []
@@ -178,6 +169,20 @@ def _collect(
                 parent.children.append(node)
         elif parent is not None and tensor is not None and not tensor.uninitialized:
             parent.tensors.append((store == PARAMETERS, access, tensor))
+    for node in reversed(nodes.values()):
+        mode = node.module.training
+        if mode is not None:
+            node.modes[mode] = node.modes.get(mode, 0) + 1
+        for is_parameter, _, tensor in node.tensors:
+            if tensor.dtype is not None and tensor.dtype.name in FLOATS:
+                node.dtypes.add(tensor.dtype.name)
+            if is_parameter:
+                node.frozen.add(not tensor.requires_grad)
+        for child in node.children:
+            for key, count in child.modes.items():
+                node.modes[key] = node.modes.get(key, 0) + count
+            node.dtypes |= child.dtypes
+            node.frozen |= child.frozen
     return list(nodes.values()), ties, paths
 
 
@@ -240,24 +245,6 @@ def _per_channel_weight(objects: ObjectGraph, node: _Node) -> list[Assignment]:
 
 
 # Training modes, dtypes, frozen parameters
-
-
-def _summarize(nodes: list[_Node]) -> None:
-    """Collect, for each module, the facts about everything below it."""
-    for node in reversed(nodes):
-        mode = node.module.training
-        if mode is not None:
-            node.modes[mode] = node.modes.get(mode, 0) + 1
-        for is_parameter, _, tensor in node.tensors:
-            if tensor.dtype is not None and tensor.dtype.name in FLOATS:
-                node.dtypes.add(tensor.dtype.name)
-            if is_parameter:
-                node.frozen.add(not tensor.requires_grad)
-        for child in node.children:
-            for key, count in child.modes.items():
-                node.modes[key] = node.modes.get(key, 0) + count
-            node.dtypes |= child.dtypes
-            node.frozen |= child.frozen
 
 
 def _frozen(

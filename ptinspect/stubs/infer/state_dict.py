@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 EXTRA_STATE = "_extra_state"
-"""The key of what `get_extra_state` of a module returns (torch.nn.Module._save_to_state_dict)."""
+"""Key of the result of a module's `get_extra_state` (torch.nn.Module._save_to_state_dict)."""
 _LAYER_DTYPES = frozenset((*FLOATS, "qint8", "quint8"))
 """Types whose numbers the layers of torch take."""
 MAX_LAYER_DEPTH = 3
@@ -198,25 +198,28 @@ _NEVER_CONSECUTIVE = frozenset(
 """Layers that are never put in a row with nothing between."""
 
 
-@dataclass(slots=True)
-class StateDictModel:
-    """A model inferred from a state_dict, and in words, what its modules could be instead.
+def infer_model(
+    document: Document, path: Path, objects: ObjectGraph
+) -> tuple[Instance, list[str], list[Assignment]]:
+    """Infer the model of a state_dict, and add its classes and deep parts to `objects`.
 
-    `post_init` is `self.half()` or similar if all floats are of one such dtype.
+    Returns:
+        The model; in words, what its modules could be instead; and `self.half()` or similar if all
+        floats are of one such dtype.
     """
-
-    root: Instance
-    alternatives: list[str]
-    post_init: list[Assignment]
-
-
-def infer_model(document: Document, path: Path, objects: ObjectGraph) -> StateDictModel:
-    """Infer the model of a state_dict, and add its classes and deep parts to `objects`."""
+    # What the checkpoint calls the model.
+    names = [
+        entry.value
+        for entry in document.entries
+        if entry.path and entry.path[:-1] == path[:-1] and entry.path[-1] in _MODEL_NAME_KEYS
+        if isinstance(entry.value, str) and is_identifier(entry.value)
+    ]
+    name = str(names[0]) if names else "Model"
     tree = key_tree(document, path)
     dtypes = tree.dtypes() & set(FLOATS)
     inference = _Inference(
         objects,
-        _model_name(document, path),
+        name if name[0].isupper() else _camel_case(name),
         batch_norm_dims(tree),
         next((branch for branch in tree.walk() if branch.weight_shape() is not None), None),
         has_one_dtype=len(dtypes) == 1,
@@ -225,18 +228,7 @@ def infer_model(document: Document, path: Path, objects: ObjectGraph) -> StateDi
     dtype = dtypes.pop() if len(dtypes) == 1 else "float32"
     statement = Assignment(Access("self"), f".{DTYPE_METHODS[dtype]}")
     post_init = [statement] if dtype != "float32" else []
-    return StateDictModel(root, list(inference.alternatives), post_init)
-
-
-def _model_name(document: Document, path: Path) -> str:
-    """Return what the checkpoint calls the model, or `Model`."""
-    for entry in document.entries:
-        is_sibling = entry.path[:-1] == path[:-1] and entry.path[-1:] != ()
-        if is_sibling and entry.path[-1] in _MODEL_NAME_KEYS:
-            name = entry.value if isinstance(entry.value, str) else ""
-            if is_identifier(name):
-                return name if name[0].isupper() else _camel_case(name)
-    return "Model"
+    return root, list(inference.alternatives), post_init
 
 
 def _camel_case(name: str) -> str:
@@ -336,7 +328,17 @@ class _Inference:
         numbers = [int(name) for name in children]
         in_order = [str(number) for number in numbers] == list(children)
         if in_order and numbers == list(range(len(numbers))):
-            as_list = _is_module_list(branch, items)
+            # Blocks are a ModuleList, unless the name is typical of a Sequential. Layers are if one
+            # does not accept what another returns, or if all are Linear or all normalize, with
+            # nothing between.
+            kinds = {item.func if isinstance(item, CallExpr) else "" for item in items}
+            if all(isinstance(item, Instance) for item in items):
+                name = next((part for part in reversed(branch.path) if not part.isdigit()), "")
+                as_list = not _SEQUENTIAL_NAMES.fullmatch(name)
+            elif len(kinds) == 1 and len(items) > 1 and kinds <= _NEVER_CONSECUTIVE:
+                as_list = True
+            else:
+                as_list = bool(_LIST_NAMES.fullmatch(branch.name)) or not is_chained(branch)
             self.alternatives["a Sequential could be a ModuleList, and the other way round"] = None
             return ModuleContainer("nn.ModuleList" if as_list else "nn.Sequential", items, as_list)
         if in_order and numbers == sorted(numbers) and numbers[-1] < MAX_GAPS * len(numbers):
@@ -345,19 +347,3 @@ class _Inference:
             items = [children.get(str(index), identity) for index in range(numbers[-1] + 1)]
             return ModuleContainer("nn.Sequential", items, False)
         return call_expr("nn.Sequential", call_expr("OrderedDict", *named(children)))
-
-
-def _is_module_list(branch: Branch, items: list[Expr]) -> bool:
-    """Return True if numbered children without a gap are more likely a ModuleList.
-
-    Blocks are, unless the name is typical of a Sequential. Layers are if one does not accept what
-    another returns, or if all are Linear or all normalize, with nothing between.
-    """
-    if all(isinstance(item, Instance) for item in items):
-        name = next((part for part in reversed(branch.path) if not part.isdigit()), "")
-        return not _SEQUENTIAL_NAMES.fullmatch(name)
-    kinds = {item.func for item in items if isinstance(item, CallExpr)}
-    all_alike = len(kinds) == 1 and len(items) > 1 and all(isinstance(i, CallExpr) for i in items)
-    if _LIST_NAMES.fullmatch(branch.name) or (all_alike and kinds <= _NEVER_CONSECUTIVE):
-        return True
-    return not is_chained(branch)
