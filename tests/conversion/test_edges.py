@@ -195,6 +195,29 @@ def test_one_of_two_alike_exceeds_its_storage(
         assert document.tensors["last"].read() == torch.full((100,), 13.0).numpy().tobytes()
 
 
+@pytest.mark.parametrize("dry_run", [False, True])
+@pytest.mark.parametrize("target", ["o.pt", "o.safetensors", "o.npz"])
+def test_a_later_reference_declares_more_than_the_record_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, dry_run: bool
+) -> None:
+    """The first reference to storage 12 declares the 10 elements of its record. The next record
+    follows it, so that its bytes could be read in their place."""
+    whole = BLOCK._replace(size=(100,), numel=100)
+    tensors = {
+        "first": BLOCK,
+        "second": whole._replace(key="11"),
+        "third": BLOCK._replace(key="13"),
+        "fourth": whole._replace(key="14"),  # the form of the evil one is known from here on
+        "small": BLOCK._replace(key="12"),
+        "evil": whole._replace(key="12"),
+    }
+    sizes = {"00": 10, "11": 100, "12": 10, "13": 10, "14": 100}
+    source = torch_file(tmp_path / "a.pt", tensors, sizes, monkeypatch)
+    with pytest.raises(DamagedError, match="the storage 12 has 40 of 400 bytes"):
+        ptinspect.convert(source, tmp_path / target, dry_run=dry_run)
+    assert not (tmp_path / target).exists()
+
+
 def test_a_storage_with_two_devices_has_the_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

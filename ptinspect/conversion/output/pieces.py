@@ -93,14 +93,18 @@ class SourceRange(Piece):
 
 
 def locate_pieces(pieces: Iterable[Piece]) -> None:
-    """Look up the places of all source ranges, many times faster than one by one."""
+    """Look up the places of all source ranges, many times faster than one by one. DamagedError if
+    the file has fewer bytes than a storage."""
     ranges = [piece for piece in pieces if type(piece) is SourceRange]
     for archive, group in groupby(ranges, attrgetter("storage.archive")):
         members, descriptor = [*group], archive.source.descriptor
         locations = archive.locate_all([piece.storage.key for piece in members])
         for piece, location in zip(members, locations, strict=True):
             offset, length, crc = location or (None, 0, None)
-            begin = piece.storage.begin + piece.start
+            storage = piece.storage
+            if length < storage.begin + storage.nbytes:
+                storage.check()
+            begin = storage.begin + piece.start
             if begin or length != piece.stop:
                 crc = None
             if offset is None:
