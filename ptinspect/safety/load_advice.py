@@ -111,6 +111,8 @@ def advise_loading(
     reader = "torch-ranks" if refusals else format
     if format == "torch-dcp" and not has_pickles:
         reader = "safetensors of torch-dcp"
+    if facts.get("compiled") and not facts.get("programs"):
+        reader = "compiled torch-export"
     blockers = refusals + _weights_only_blockers(format, streams)
     safe_globals = [name for name in dict.fromkeys(names) if name not in WEIGHTS_ONLY_NAMES]
     weights_only = not blockers and not safe_globals
@@ -194,6 +196,7 @@ _OTHER_READERS = {
     "gguf": "gguf.GGUFReader({})",
     "torchscript": "torch.jit.load({})",
     "torch-export": "torch.export.load({})",
+    "compiled torch-export": "torch._inductor.aoti_load_package({})",
     "torch-package": "torch.package.PackageImporter({})",
     "torch-dcp": "torch.distributed.checkpoint.load(state_dict, checkpoint_id={})",
     "safetensors of torch-dcp": "torch.distributed.checkpoint.load(state_dict, storage_reader="

@@ -6,6 +6,7 @@ import json
 import pickle
 import re
 import shutil
+import struct
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -226,6 +227,169 @@ def test_a_real_compiled_package_has_the_weights_of_its_model(tmp_path: Path) ->
         for key, info in document.tensors.items():
             assert torch.equal(info.torch(), state[key])
         assert document.archive.facts["compiled"]
+
+
+WRAPPER = """
+    constants_info_[{n}].name = "{name}";
+    constants_info_[{n}].dtype = cached_torch_dtype_{dtype};
+    constants_info_[{n}].device_type = cached_torch_device_type_cpu;
+    constants_info_[{n}].offset = {offset};
+    constants_info_[{n}].data_size = {size};
+    constants_info_[{n}].from_folded = {folded};
+    constants_info_[{n}].type = static_cast<int32_t>(torch::aot_inductor::ConstantType::{kind});
+    constants_info_[{n}].shape = {{{shape}}};
+    constants_info_[{n}].stride = {{{stride}}};
+    constants_info_[{n}].layout = static_cast<int32_t>(cached_torch_layout_{layout});
+    constants_info_[{n}].original_fqn = "{name}";"""
+FACTS: dict[str, Any] = {"dtype": "float32", "offset": 0, "size": 64, "folded": "false",
+    "kind": "Parameter", "shape": "2, 3", "stride": "3, 1", "layout": "strided"}  # fmt: skip
+CONSTANTS: list[dict[str, Any]] = [
+    {"name": "layer.weight"},
+    {"name": "folded", "folded": "true"},
+    {"name": "opaque", "layout": "mkldnn"},
+    {"name": "turned", "kind": "Buffer", "dtype": "int16", "offset": 1, "stride": "1, 2"},
+    {"name": "_tensor_constant0", "kind": "TensorConstant", "shape": "4", "stride": "1"},
+]
+BYTES = (
+    struct.pack("<16f", *range(16)) + bytes(64) + struct.pack("<32h", *range(32))
+    + struct.pack("<16f", *range(16))
+)  # fmt: skip
+
+
+def elf(content: bytes, *, ends: bool = True) -> bytes:
+    """Return an object file with the constants, with their end or size as a symbol."""
+    names = b"\0_binary_constants_bin_start\0_binary_constants_bin_end\0"
+    size = 0 if ends else len(content)
+    symbols = struct.pack("<IBBHQQ", 1, 16, 0, 1, 4096, size)
+    symbols += struct.pack("<IBBHQQ", 29, 16, 0, 1, 4096 + len(content), 0) if ends else b""
+    sections = bytes(64)
+    begin = 64 + 4 * 64
+    for kind, address, data in ((1, 4096, content), (2, 0, symbols), (3, 0, names)):
+        place = struct.pack("<IIQQQQIIQQ", 0, kind, 0, address, begin, len(data), 3, 0, 1, 0)
+        sections, begin = sections + place, begin + len(data)
+    head = b"\x7fELF\2\1\1".ljust(40, b"\0") + struct.pack("<Q", 64)
+    return head.ljust(60, b"\0") + struct.pack("<HH", 4, 0) + sections + content + symbols + names
+
+
+def library(path: Path, files: dict[str, bytes], constants: list[dict[str, Any]]) -> Path:
+    """Write a package as `aoti_compile_and_package` does: the library, and the source that lists
+    its constants."""
+    rows = [WRAPPER.format(n=n, **FACTS | row) for n, row in enumerate(constants)]
+    with zipfile.ZipFile(path, "w") as target:
+        target.writestr("c/archive_format", "pt2")
+        target.writestr("c/data/aotinductor/model/a.wrapper.cpp", "".join(rows))
+        for name, data in files.items():
+            target.writestr(f"c/data/aotinductor/model/{name}", data)
+    return path
+
+
+MARK = b"\1\2\3\4\5\6\7\x08"
+LIBRARIES: dict[str, dict[str, bytes]] = {
+    "a symbol for the end": {"a.wrapper.so": elf(BYTES)},
+    "a symbol with a size": {"a.wrapper.so": elf(BYTES, ends=False)},
+    "an object file": {"b.weights.o": elf(BYTES)},
+    "force_mmap_weights": {
+        "a.wrapper.so": elf(struct.pack("<q", len(BYTES) + 8) + MARK).ljust(16384) + BYTES + MARK
+    },
+    "binary_blob": {
+        "a.wrapper.so": elf(struct.pack("<q", len(BYTES))),
+        "a.wrapper_weights.blob": BYTES,
+    },
+}
+
+
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_constants_in_a_library_are_read(name: str, tmp_path: Path) -> None:
+    path = library(tmp_path / "c.pt2", LIBRARIES[name], CONSTANTS)
+    with ptinspect.open(path) as document:
+        tensors = document.tensors
+        values = {key: info.numpy().tolist() for key, info in tensors.items()}
+        roles = {key: (info.role, str(info.dtype)) for key, info in tensors.items()}
+        messages = [warning.message for warning in document.warnings]
+    assert values == {
+        "layer.weight": [[0, 1, 2], [3, 4, 5]],
+        "turned": [[1, 3, 5], [2, 4, 6]],
+        "_tensor_constant0": [0, 1, 2, 3],
+    }
+    assert roles == {
+        "layer.weight": ("parameter", "torch.float32"),
+        "turned": ("buffer", "torch.int16"),
+        "_tensor_constant0": ("tensor", "torch.float32"),
+    }
+    assert "constants in compiled code are not read: opaque" in messages
+    assert "aoti_load_package(" in run("show", path).stdout
+    assert run("convert", path, tmp_path / "out.pt").exit_code == 0
+
+
+CONTRADICTIONS: list[tuple[str, dict[str, bytes], dict[str, Any], str]] = [
+    ("no library", {}, {}, "the library is missing"),
+    ("no ELF", {"a.wrapper.so": b"MZ" + bytes(90)}, {}, "not an ELF file with constants"),
+    ("cut", {"a.wrapper.so": elf(BYTES)[:400]}, {}, ""),
+    (
+        "empty",
+        {"a.wrapper.so": elf(b"\0")},
+        {},
+        "has 1 bytes of constants, and its source lists 64",
+    ),
+    ("longer", {"a.wrapper.so": elf(bytes(128))}, {}, "has 128 bytes of constants"),
+    (
+        "other mark",
+        {"a.wrapper.so": elf(struct.pack("<q", 72) + MARK) + bytes(72)},
+        {},
+        "has 16 bytes",
+    ),
+    ("too large", {"a.wrapper.so": elf(bytes(64))}, {"shape": "9, 9", "stride": "9, 1"}, ""),
+    ("dtype", {"a.wrapper.so": elf(bytes(64))}, {"dtype": "float77"}, ""),
+    ("strides", {"a.wrapper.so": elf(bytes(64))}, {"stride": "1"}, ""),
+    ("other source", {"a.wrapper.so": elf(bytes(64))}, {"size": "f(64)"}, "is not as torch 2.13"),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "files", "change", "words"), CONTRADICTIONS, ids=[row[0] for row in CONTRADICTIONS]
+)
+def test_constants_whose_facts_contradict_are_not_read(
+    name: str, files: dict[str, bytes], change: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    path = library(tmp_path / "c.pt2", files, [{"name": "layer.weight"} | change])
+    with ptinspect.open(path) as document:
+        assert not document.tensors
+        messages = [warning.message for warning in document.warnings]
+    assert any(
+        "constants in compiled code are not read" in message and words in message
+        and message.endswith(": layer.weight" if name != "other source" else ": ")
+        for message in messages
+    ), messages  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "option", ["", "use_consts_asm_build", "force_mmap_weights", "binary_blob"]
+)
+def test_constants_in_real_libraries_are_those_of_the_model(option: str, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    if shutil.which("g++") is None:
+        pytest.skip("AOTInductor needs a compiler")
+    model = torch.nn.Sequential(torch.nn.Linear(9, 12), torch.nn.Linear(12, 11).double())
+    model.register_buffer("turned", torch.arange(18.0).reshape(2, 9).t())
+    model.forward = lambda x: model[1](model[0](x + model.turned[:, 1]).double())
+    program = torch.export.export(model, (torch.ones(4, 9),))
+    options = {
+        "": {},
+        "use_consts_asm_build": {"aot_inductor.use_consts_asm_build": False},
+        "force_mmap_weights": {"aot_inductor.force_mmap_weights": True},
+        "binary_blob": {"aot_inductor.package_constants_on_disk_format": "binary_blob"},
+    }
+    path = str(tmp_path / "c.pt2")
+    torch._inductor.aoti_compile_and_package(
+        program, package_path=path, inductor_configs=options[option]
+    )
+    with ptinspect.open(path) as document:
+        assert set(document.tensors) == set(program.state_dict)
+        for key, info in document.tensors.items():
+            expected = program.state_dict[key]
+            assert info.stride == expected.stride() and info.torch().equal(expected.detach())
+            assert info.role == ("buffer" if key == "turned" else "parameter")
 
 
 DAMAGE: list[tuple[str, Callable[[str, bytes], bytes | None], str]] = [

@@ -6,24 +6,34 @@
     FOLDER/data/constants/NAME_constants_config.json, tensor_N
     FOLDER/data/weights/NAME.pt                     a state_dict instead (torch 2.8)
     FOLDER/data/aotinductor/NAME/                   a library that AOTInductor compiled, its source
+                                                    (.wrapper.cpp), which lists the constants in it
     FOLDER/data/aotinductor/NAME/weights_config.json    {fqn: [weight_N, shape, stride, offset]},
                                                     where weight_N is a file of torch.save
     serialized_exported_program.json, serialized_state_dict.pt, serialized_constants.pt
                                                     (torch 2.1 to 2.7, without a folder)
 
 Sources: torch/export/pt2_archive/_package.py (_load_state_dict, _load_constants) and
-torch/_export/serde/schema.py. Graphs are read as data; compiled code of AOTInductor is not touched.
+torch/_export/serde/schema.py; codegen_model_constructor and AotCodeCompiler.compile of
+torch/_inductor. Graphs and the constants in a library are read as data; compiled code is not read.
 """
 
 from __future__ import annotations
 
+import re
+import struct
 from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from ptinspect.dtypes import DType, dtype_by_name
 from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, Place, UnsupportedError
-from ptinspect.formats.archive import Finding, prefix_storage_keys, text_items
+from ptinspect.formats.archive import (
+    Finding,
+    PicklelessArchive,
+    Span,
+    prefix_storage_keys,
+    text_items,
+)
 from ptinspect.formats.safetensors import dense_tensor, ordered_dict, parse_json
 from ptinspect.formats.torch.pieces import Elements, locate, sizes_of
 from ptinspect.formats.torch.zip_file import ZipArchive
@@ -44,6 +54,22 @@ MAX_JSON = 64 << 20
 
 _OLD = "serialized_exported_program.json"
 _COMPILED = "data/aotinductor/"
+_WRAPPER = ".wrapper.cpp"
+_INFO = r"constants_info_\[\d+\]\."
+_CONSTANT = re.compile(
+    rf"{_INFO}dtype = \w*dtype_(?P<dtype>\w+);\s+"
+    rf"(?:{_INFO}device_type = \w*type_(?P<device>\w+);\s+)?"
+    rf"{_INFO}offset = (?P<offset>\d{{1,18}});\s+"
+    rf"{_INFO}data_size = (?P<size>\d{{1,18}});\s+"
+    rf"{_INFO}from_folded = (?P<folded>\w+);\s+"
+    rf"{_INFO}type = .*::(?P<kind>\w+)\);\s+"
+    rf"{_INFO}shape = {{(?P<shape>[\d, ]*)}};\s+"
+    rf"{_INFO}stride = {{(?P<stride>[\d, ]*)}};\s+"
+    rf"{_INFO}layout = .*layout_(?P<layout>\w+)\);\s+"
+    rf"(?:{_INFO}opaque_metadata = .*;\s+)?"
+    rf'{_INFO}original_fqn = "(?P<name>[^"\n]*)";'
+)
+_PROGBITS, _SYMTAB, _DYNSYM = 1, 2, 11
 _STRIDED = 7
 _DTYPES = {
     1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 6: "float16", 7: "float32",
@@ -88,10 +114,18 @@ def read_export(
         }
         programs[name] = _module(signature, tensors["weights"], tensors["constants"])
         facts.append(_describe(name, graph, signature))
-    for name, records in _compiled_models(directory, folder).items():
-        if f"{folder}{_COMPILED}{name}/weights_config.json" in records:
+    models: dict[str, list[str]] = {}
+    prefix = f"{folder}{_COMPILED}"
+    for record in directory.names:
+        name, slash, _ = record.removeprefix(prefix).partition("/")
+        if record.startswith(prefix) and slash:
+            models.setdefault(name, []).append(record)
+    for name, records in models.items():
+        if f"{prefix}{name}/weights_config.json" in records:
             weights = _compiled_weights(archive, name, open_archive)
             programs.setdefault(name, _module({}, weights, {}))
+        elif module := _library_module(archive, records):
+            programs.setdefault(name, module)
         files = {
             record.rpartition("/")[2]: directory.sizes[directory.index[record]]
             for record in records
@@ -101,6 +135,9 @@ def read_export(
         names = [file for file in files if file.endswith((".so", ".pyd", ".dll", ".cubin"))]
         text = f"compiled code of AOTInductor, which is not examined: {join_names(names)}"
         archive.warnings.append(Finding("compiled-code", text))
+        if name in programs:
+            text = "constants of up to 8 elements may be in compiled code only, tied ones are once"
+            archive.warnings.append(Finding("compiled-code", text))
     if compiled:
         archive.facts["compiled"] = compiled
     archive.facts["programs"] = facts
@@ -117,17 +154,6 @@ def _programs(directory: ZipDirectory, folder: str) -> Iterator[tuple[str, str]]
     for record in directory.names:
         if record.startswith(prefix) and record.endswith(".json"):
             yield record[len(prefix) : -len(".json")], record
-
-
-def _compiled_models(directory: ZipDirectory, folder: str) -> dict[str, list[str]]:
-    """Return the records of each model that AOTInductor compiled, by its name."""
-    models: dict[str, list[str]] = {}
-    prefix = f"{folder}{_COMPILED}"
-    for record in directory.names:
-        name, slash, _ = record.removeprefix(prefix).partition("/")
-        if record.startswith(prefix) and slash:
-            models.setdefault(name, []).append(record)
-    return models
 
 
 def _compiled_weights(
@@ -156,6 +182,106 @@ def _compiled_weights(
             nbytes=whole.span.length, requires_grad=requires_grad,
         )  # fmt: skip
     return tensors
+
+
+class _Library(PicklelessArchive):
+    """A record with the constants of a compiled model, which are its storages."""
+
+    format = "torch-export"
+
+
+def _library_module(archive: TorchExport, records: list[str]) -> Value:
+    """Return the model whose constants are in a library; None without any. They follow each other
+    in the order in which the library's source lists them."""
+    wrapper = next((record for record in records if record.endswith(_WRAPPER)), "")
+    text = archive.read_record(wrapper, MAX_JSON).decode("utf-8", "replace") if wrapper else ""
+    listed = [match.groupdict() for match in _CONSTANT.finditer(text)]
+    rows = [row for row in listed if row["folded"] == "false"]  # others: computed when loaded
+    problem, prefix, begin = "", str(len(archive.inner)), 0
+    values: dict[str, dict[str, Value]] = {"weights": {}, "constants": {}}
+    specs: list[dict[str, dict[str, str]]] = []
+    try:
+        if len(listed) != text.count("].original_fqn = "):
+            raise DamagedError("their source is not as torch 2.13 writes it")
+        size = sum(int(row["size"]) for row in rows)
+        record, begin = _find_constants(archive, records, wrapper.removesuffix(".cpp"), size)
+        archive.inner[prefix] = library = _Library(_open_record(archive, record), archive.limits)
+    except (DamagedError, struct.error) as error:
+        problem = f", because {error}"
+    for row in rows:
+        name, kind, dtype = row["name"], row["kind"].lower(), dtype_by_name(row["dtype"])
+        sizes = (re.findall(r"\d+", row[key]) for key in ("shape", "stride"))
+        shape, stride = (tuple(map(int, numbers)) for numbers in sizes)
+        offset, room = int(row["offset"]), 0 if row["layout"] != "strided" else int(row["size"])
+        needed = required_numel(offset, shape, stride) * dtype.itemsize if dtype else room + 1
+        if not problem and dtype and len(shape) == len(stride) and needed <= room:
+            library.spans[name] = Span(record, needed, begin, library.source.base)
+            values["constants" if kind == "tensorconstant" else "weights"][name] = dense_tensor(
+                f"{prefix}:{name}", dtype, shape, row["device"] or "cpu", stride=stride,
+                offset=offset, nbytes=needed, requires_grad=kind == "parameter",
+            )  # fmt: skip
+            specs.append({kind: {f"{kind}_name": name}})
+        begin += int(row["size"])
+    names = {row["name"] for row in rows} - {*values["weights"], *values["constants"]}
+    if names or problem:
+        text = f"constants in compiled code are not read{problem}: {join_names(sorted(names))}"
+        archive.warnings.append(Finding("unread-object", text))
+    return _module({"input_specs": specs}, **values) if rows else None
+
+
+def _find_constants(
+    archive: TorchExport, records: list[str], stem: str, size: int
+) -> tuple[str, int]:
+    """Return the record with the constants, `size` bytes together, and where in it they begin.
+    DamagedError if nothing has as many bytes of constants."""
+    sizes = {name: archive.directory.sizes[archive.directory.index[name]] for name in records}
+    if sizes.get(blob := f"{stem}_weights.blob") == size:
+        return blob, 0
+    libraries = [name for name in records if name in (f"{stem}.so", f"{stem}.o")]
+    libraries = libraries or [name for name in records if name.endswith(".weights.o")]
+    if len(libraries) != 1:
+        raise DamagedError("the library is missing")
+    source = _open_record(archive, libraries[0])
+    start, length = _find_symbol(source)
+    if length == 16:  # the constants are at the end of a file, before a number that is here too
+        total, mark = struct.unpack("<q8s", source.read(start, 16))
+        for record in (libraries[0], f"{stem}_serialized_weights.bin"):
+            end = sizes.get(record, 0)
+            if end >= total == size + 8 and _open_record(archive, record).read(end - 8, 8) == mark:
+                return record, end - total
+    if length != size:
+        text = f"the library has {length:,} bytes of constants, and its source lists {size:,}"
+        raise DamagedError(text)
+    return libraries[0], start
+
+
+def _find_symbol(source: Source) -> tuple[int, int]:
+    """Return offset and length of the constants in a library, an ELF file of 64 bits. DamagedError
+    if there are none."""
+    sections: list[tuple[int, ...]] = []
+    head = source.read(0, min(64, source.size))
+    if head[:6] == b"\x7fELF\2\1" and len(head) == 64:
+        begin, count = struct.unpack_from("<Q", head, 40)[0], struct.unpack_from("<H", head, 60)[0]
+        sections += struct.iter_unpack("<IIQQQQIIQQ", source.read(begin, 64 * count))
+    for _, kind, _, _, begin, size, link, *_ in sections:
+        if kind not in (_SYMTAB, _DYNSYM) or link >= len(sections) or size > MAX_JSON or size % 24:
+            continue
+        texts = source.read(sections[link][4], min(sections[link][5], MAX_JSON))
+        places = {
+            word: (section, address, length)
+            for name, _, _, section, address, length in struct.iter_unpack(
+                "<IBBHQQ", source.read(begin, size)
+            )
+            for word in (b"start", b"end")
+            if texts.startswith(b"_binary_constants_bin_" + word + b"\0", name)
+        }
+        section, address, length = places.get(b"start", (len(sections), 0, 0))
+        if section < len(sections):
+            length = length or places.get(b"end", (0, address))[1] - address
+            _, kind, _, base, begin, size, *_ = sections[section]
+            if kind == _PROGBITS and base <= address and 0 < length <= size - (address - base):
+                return begin + address - base, length
+    raise DamagedError("the library is not an ELF file with constants")
 
 
 def _at(value: Any, *keys: str) -> Any:
@@ -197,9 +323,12 @@ def _tensor(archive: TorchExport, fqn: str, entry: dict[str, Any], record: str) 
     number = meta.get("dtype")
     name = _DTYPES.get(number) if isinstance(number, int) else None
     dtype: DType | None = dtype_by_name(name) if name is not None else None
-    shape, stride = (_integers(meta.get(key)) for key in ("sizes", "strides"))
+    shape, stride = (  # [{"as_int": 3}, …]
+        tuple(_at(item, "as_int") for item in items) if isinstance(items, list) else (None,)
+        for items in (meta.get("sizes"), meta.get("strides"))
+    )
     offset = _at(meta, "storage_offset", "as_int")
-    if shape is None or stride is None or len(shape) != len(stride) or not _is_size(offset):
+    if len(shape) != len(stride) or not all(map(_is_size, (*shape, *stride, offset))):
         raise DamagedError(f"the tensor {bounded_repr(fqn)} has no shape", where=Place(record))
     if dtype is None or meta.get("layout") != _STRIDED:
         raise UnsupportedError(
@@ -223,29 +352,22 @@ def _is_size(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 62
 
 
-def _integers(values: Any) -> tuple[int, ...] | None:
-    """Return sizes written as [{"as_int": 3}, …]; None if one is something else."""
-    if not isinstance(values, list) or len(values) > 64:
-        return None
-    items = [_at(item, "as_int") for item in values]
-    return tuple(items) if all(_is_size(item) for item in items) else None
+def _open_record(archive: TorchExport, record: str) -> Source:
+    directory = archive.directory
+    index = directory.index.get(record)
+    if index is None:
+        raise DamagedError(f"the record {printable_name(record)} is missing", hint=DOWNLOAD_AGAIN)
+    if directory.methods[index] == STORED:
+        return SliceSource(archive.source, directory.start(index), directory.sizes[index])
+    data = archive.read_record(record, archive.limits.inflated_bytes)
+    return MemorySource(data, archive.source.path, base=None)
 
 
 def _read_torch_file(
     archive: TorchExport, record: str, open_archive: OpenArchive
 ) -> dict[str, Value]:
     """Return the tensors in a record that is a file of torch.save; a single one has the name ""."""
-    directory = archive.directory
-    index = directory.index.get(record)
-    if index is None:
-        raise DamagedError(f"the record {printable_name(record)} is missing", hint=DOWNLOAD_AGAIN)
-    source: Source
-    if directory.methods[index] == STORED:
-        source = SliceSource(archive.source, directory.start(index), directory.sizes[index])
-    else:
-        data = archive.read_record(record, archive.limits.inflated_bytes)
-        source = MemorySource(data, archive.source.path, base=None)
-    nested = open_archive(source, archive.limits)
+    nested = open_archive(_open_record(archive, record), archive.limits)
     number = str(len(archive.inner))
     prefix_storage_keys(nested.pickled, number)
     archive.inner[number] = nested
