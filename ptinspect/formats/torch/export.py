@@ -209,7 +209,8 @@ def _library_module(archive: TorchExport, records: list[str]) -> Value:
     except (DamagedError, struct.error) as error:
         problem = f", because {error}"
     for row in rows:
-        name, kind, dtype = row["name"], row["kind"].lower(), dtype_by_name(row["dtype"])
+        name, dtype = row["name"], dtype_by_name(row["dtype"])
+        kind = row["kind"].lower().replace("unknown", "parameter")
         sizes = (re.findall(r"\d+", row[key]) for key in ("shape", "stride"))
         shape, stride = (tuple(map(int, numbers)) for numbers in sizes)
         offset, room = int(row["offset"]), 0 if row["layout"] != "strided" else int(row["size"])
@@ -223,6 +224,9 @@ def _library_module(archive: TorchExport, records: list[str]) -> Value:
             specs.append({kind: {f"{kind}_name": name}})
         begin += int(row["size"])
     names = {row["name"] for row in rows} - {*values["weights"], *values["constants"]}
+    if unknown := [row["name"] for row in rows if row["kind"] == "Unknown"]:
+        text = f"parameters or buffers, which is not recorded: {join_names(unknown)}"
+        archive.warnings.append(Finding("compiled-code", text))
     if names or problem:
         text = f"constants in compiled code are not read{problem}: {join_names(sorted(names))}"
         archive.warnings.append(Finding("unread-object", text))
