@@ -17,6 +17,9 @@ from typing import Any
 import pytest
 
 import ptinspect
+from ptinspect.formats.torch.distributed import undo_transform
+from ptinspect.limits import LIMITS
+from ptinspect.source.base import MemorySource
 from tests.cli.running import run
 from tests.conftest import FIXTURES
 
@@ -310,6 +313,7 @@ def test_pieces_in_safetensors_are_read(tmp_path: Path) -> None:
     )
     checkpoint.save({"model": tensors, "epoch": 3}, storage_writer=writer)
     check_folder(tmp_path / "dcp", tensors, torch)
+    assert run("scan", tmp_path / "dcp").exit_code == 0
     path = tmp_path / "dcp/__0_0.distcp"
     path.write_bytes(path.read_bytes().replace(b"[0, 0]", b"[1, 0]"))
     with (
@@ -516,3 +520,11 @@ def test_the_metadata_of_older_torch_is_read(
     monkeypatch.undo()
     check_folder(folder, tensors, torch)
     assert run("scan", folder).exit_code == 0
+
+
+def test_a_damaged_compressed_piece_is_an_error() -> None:
+    zstandard = pytest.importorskip("zstandard")
+    data = zstandard.ZstdCompressor().compress(bytes(range(256)) * 4)
+    damaged = MemorySource(data[:20] + b"\xff" * 40 + data[60:], "x.distcp", base=None)
+    with pytest.raises(ptinspect.DamagedError, match="a compressed piece is damaged"):
+        undo_transform(damaged, "stream.zstd/1", LIMITS)

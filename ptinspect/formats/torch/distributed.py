@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ptinspect.dtypes import DType, dtype_by_name
 from ptinspect.errors import (
+    DOWNLOAD_AGAIN,
     DamagedError,
     LimitError,
     Place,
@@ -220,7 +221,12 @@ def undo_transform(source: Source, transform: str, limits: Limits) -> Source:
         ) from None
     most = limits.inflated_bytes
     reader: Any = zstandard.ZstdDecompressor().stream_reader(source.read(0, source.size))
-    data = reader.read(most + 1)
+    try:
+        data = reader.read(most + 1)
+    except zstandard.ZstdError as error:
+        raise DamagedError(
+            f"a compressed piece is damaged ({error})", hint=DOWNLOAD_AGAIN
+        ) from None
     if len(data) > most:
         raise LimitError(f"a piece unpacks to more than {most:,} bytes", limit="inflated_bytes")
     return MemorySource(data, source.path, base=None)

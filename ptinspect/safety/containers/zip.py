@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ptinspect.errors import DamagedError, FormatError, LimitError, Place, PtInspectError
 from ptinspect.formats import zip_records as records
 from ptinspect.formats.archive import Finding, declared_storages, read_chunks
+from ptinspect.formats.detect import HEAD_BYTES, identify_head
 from ptinspect.formats.signatures import identify_zip
 from ptinspect.formats.torch.zip_file import torch_refusal_reasons
 from ptinspect.formats.zip_directory import DEFLATED, PACK_AGAIN, SECRET, STORED, ZipDirectory
@@ -65,7 +66,9 @@ def scan_zip(source: Source, state: ScanState) -> None:
         return
     spans = find_concatenated_zips(source, state.limits)
     seen: set[tuple[int, int]] = set()
-    if len(spans) > 1:
+    last = spans[-1][1] if spans else source.size
+    rest = SliceSource(source, last, source.size - last)
+    if len(spans) > 1 or _is_safetensors(rest, state.limits):
         error = None
         seen = {(place, count) for _, _, place, count in spans}
         _scan_concatenated(source, state, spans)
@@ -129,8 +132,17 @@ def _scan_concatenated(source: Source, state: ScanState, spans: list[Span]) -> N
         content = SliceSource(source, start, stop - start)
         scan_member(state, content, f"zip @ {start}")
     for start, size in _gaps(source, spans):
-        state.find("trailing-bytes", f"{size:,} bytes belong to no zip", state.record)
-        scan_member(state, SliceSource(source, start, size), f"byte {start}")
+        content = SliceSource(source, start, size)
+        if not _is_safetensors(content, state.limits):
+            state.find("trailing-bytes", f"{size:,} bytes belong to no zip", state.record)
+        scan_member(state, content, f"byte {start}")
+
+
+def _is_safetensors(source: Source, limits: Limits) -> bool:
+    """Return True if bytes behind zips are the tensors of a file of torch.distributed.checkpoint
+    with `serialization_format=SAFETENSORS`."""
+    identity = identify_head(source, source.read(0, min(source.size, HEAD_BYTES)), limits)
+    return identity is not None and identity.format == "safetensors"
 
 
 def _gaps(source: Source, spans: list[Span]) -> Iterator[tuple[int, int]]:
