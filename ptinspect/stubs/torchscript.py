@@ -299,7 +299,30 @@ class ObjectBuilder:
         root, constants = archive.objects, archive.constants
         self.source.add("def build(tensors=None):", '    """Return the root of the program."""')
         for call in self._objects([root, *constants.values()]):
-            self._write_object(call, call is root)
+            definition = self._definition(call)
+            path, kind = definition.path, definition.kind
+            attributes = as_mapping(call.state)
+            self.classes.setdefault(definition.name or path)
+            self.in_packed = kind == "custom"
+            if kind == "custom":
+                expr: Expr = call_expr("_packed", text_literal(path), self.value(call.state))
+            elif not definition.name:
+                self.unwritten.append(prose(path))
+                expr = NONE
+            elif kind == "Module":
+                expr = self._module(definition, attributes or {})
+            else:
+                pairs = {str(key): self.value(item) for key, item in (attributes or {}).items()}
+                expr = call_expr(
+                    "_object", Name(definition.name), *(named(pairs) or [DictExpr([])])
+                )
+            label = "model" if call is root else path.rpartition(".")[2].lower()
+            variable = self.variables[id(call)] = self.names.new(label, "item")
+            self.source.add_assignment(variable, expr, 4)
+            for hook, method in definition.hooks:
+                self.source.add(f"    {variable}.register_{hook}({definition.name}.{method})")
+            if attributes is None and kind != "custom" and expr is not NONE:
+                self.source.add_expr(f"{variable}.__setstate__(", self.value(call.state), 4, ")")
         for name, value in constants.items():
             self.used |= {CONSTANTS, "types"}
             self.source.add_assignment(f"{CONSTANTS}.{name}", self.value(value), 4)
@@ -352,30 +375,6 @@ class ObjectBuilder:
         if path.startswith(_CUSTOM):
             return Definition(path, "custom")
         return self.translation.definitions.get(path) or Definition(path, "")
-
-    def _write_object(self, call: Call, is_root: bool) -> None:
-        definition = self._definition(call)
-        path, kind = definition.path, definition.kind
-        attributes = as_mapping(call.state)
-        self.classes.setdefault(definition.name or path)
-        self.in_packed = kind == "custom"
-        if kind == "custom":
-            expr: Expr = call_expr("_packed", text_literal(path), self.value(call.state))
-        elif not definition.name:
-            self.unwritten.append(prose(path))
-            expr = NONE
-        elif kind == "Module":
-            expr = self._module(definition, attributes or {})
-        else:
-            pairs = {str(key): self.value(item) for key, item in (attributes or {}).items()}
-            expr = call_expr("_object", Name(definition.name), *(named(pairs) or [DictExpr([])]))
-        label = "model" if is_root else path.rpartition(".")[2].lower()
-        variable = self.variables[id(call)] = self.names.new(label, "item")
-        self.source.add_assignment(variable, expr, 4)
-        for hook, name in definition.hooks:
-            self.source.add(f"    {variable}.register_{hook}({definition.name}.{name})")
-        if attributes is None and kind != "custom" and expr is not NONE:
-            self.source.add_expr(f"{variable}.__setstate__(", self.value(call.state), 4, ")")
 
     def _module(self, definition: Definition, attributes: dict[Value, Value]) -> Expr:
         """Return a module with its values in the groups of torch.nn.Module."""

@@ -125,7 +125,7 @@ class FunctionTranslator(ast.NodeTransformer):
                     default = ast.Name("_unset", ast.Load())
                 defaults.append(default)
             new = ast.arguments([], args, None, [], [], None, defaults)
-            body += self.block(node.body)
+            body += [self.visit(item) for item in node.body]
             return _function(
                 method_name(node.name) or node.name, new, body, self.type(node.returns)
             )
@@ -191,9 +191,6 @@ class FunctionTranslator(ast.NodeTransformer):
 
     # Statements and expressions
 
-    def block(self, statements: list[ast.stmt]) -> list[ast.stmt]:
-        return [self.visit(item) for item in statements]
-
     def generic_visit(self, node: ast.AST) -> ast.AST:
         """Translate what is in a node that means the same in Python."""
         is_sum = isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Sub)
@@ -228,7 +225,9 @@ class FunctionTranslator(ast.NodeTransformer):
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
         if _has_unusual_arguments(node) or node.args.args:
             raise Untranslatable("FunctionDef")
-        return _function(self.locals[node.name], node.args, self.block(node.body), None)
+        return _function(
+            self.locals[node.name], node.args, [self.visit(item) for item in node.body], None
+        )
 
     def visit_Name(self, node: ast.Name) -> ast.expr:
         if node.id in self.locals:

@@ -72,7 +72,16 @@ def write_definition(
             _forward(definition, inferred, guess_forward),
         ]
     elif base is not None:
-        methods = [*_subclass_methods(definition), *unrecorded]
+        usage, methods = definition.usage, unrecorded
+        if usage.is_wrapper:
+            name, parameters = "__torch_dispatch__", "cls, func, kinds, args=(), kwargs=None"
+            dispatch = _unrecorded_method(ident, name, parameters)
+            dispatch.lines.insert(0, "    @classmethod")
+            methods = [dispatch, *methods]
+        if kind in ("dict", "list", "set") and usage.has_call_arguments:
+            methods = [templates()["init_method"], *methods]
+        if kind == "tuple" and any(len(call.args) != 1 for call in usage.constructed):
+            methods = [templates()["tuple_new_methods"], *methods]
     else:
         methods = [*_object_methods(definition, inferred), *unrecorded]
     source = Source([f"class {ident}({base}):" if base else f"class {ident}:"])
@@ -87,7 +96,13 @@ def write_definition(
 
 
 def _new_method(usage: NameUsage) -> list[Source]:
-    return [templates()["new_method"]] if usage.has_new_arguments else []
+    """Return `__new__` if pickle passes it arguments."""
+    takes_arguments = "__new__" in usage.attributes or any(
+        call.args or call.kwargs
+        for call in usage.constructed
+        if call.opcode in ("NEWOBJ", "NEWOBJ_EX")
+    )
+    return [templates()["new_method"]] if takes_arguments else []
 
 
 # Modules
@@ -310,22 +325,6 @@ def _enum(definition: Definition) -> Source:
     if not written and not named:
         source.add("    pass")
     return source
-
-
-def _subclass_methods(definition: Definition) -> list[Source]:
-    """Return the methods of a class that extends a built-in class or torch.Tensor."""
-    usage = definition.usage
-    methods: list[Source] = []
-    if definition.kind == "tuple" and any(len(call.args) != 1 for call in usage.constructed):
-        methods.append(templates()["tuple_new_methods"])
-    if definition.kind in ("dict", "list", "set") and usage.has_call_arguments:
-        methods.append(templates()["init_method"])
-    if usage.is_wrapper:
-        name, parameters = "__torch_dispatch__", "cls, func, kinds, args=(), kwargs=None"
-        dispatch = _unrecorded_method(definition.ident, name, parameters)
-        dispatch.lines.insert(0, "    @classmethod")
-        methods.append(dispatch)
-    return methods
 
 
 def _object_methods(definition: Definition, inferred: InferredClass) -> list[Source]:

@@ -379,14 +379,11 @@ def write_imports(names: set[str], imports: ImportTable | None = None) -> list[s
             text = name if name == ident else f"{name} as {ident}"
             guarded += ["", "try:", f"    from {module} import {text}"]
             guarded += ["except ImportError:", f"    {ident} = None"]
-    third_party = [*sorted(third_party, key=_module_of_line), *sorted(froms, key=_module_of_line)]
+    third_party, froms = (sorted(x, key=lambda line: line.split()[1]) for x in (third_party, froms))
+    third_party += froms
     separator = [""] if standard_lines and third_party else []
     lines = [*standard_lines, *separator, *third_party]
     return [*lines, *(guarded if lines else guarded[1:])]
-
-
-def _module_of_line(line: str) -> str:
-    return line.split()[1]
 
 
 def from_import(head: str, names: list[str], max_names: int = 1_000) -> list[str]:

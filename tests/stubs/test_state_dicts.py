@@ -86,6 +86,23 @@ def test_layers_in_a_row(tmp_path: Path, shapes: list[tuple[int, ...]], kind: st
     assert f"self.x = nn.{kind}(" in source
 
 
+@pytest.mark.parametrize("number", ["\u00b2", "\u0663", "1" * 5_000])
+def test_a_key_with_digits_that_are_no_index_is_a_name(tmp_path: Path, number: str) -> None:
+    """`"\u00b2".isdigit()` is True, and int() refuses it; int() refuses thousands of digits too."""
+    keys = [f"a.{number}", f"b.{number}.weight", f"c.{number}.x"]
+    namespace: dict[str, object] = {}
+    exec(source_of(tmp_path, dict.fromkeys(keys, (3, 4))), namespace)
+    assert list(namespace["build"]().state_dict()) == keys  # type: ignore[operator]
+
+
+def test_a_child_of_such_a_name_is_reached_by_it(tmp_path: Path) -> None:
+    net = torch.nn.Sequential()
+    net._modules["\u00b2"] = torch.nn.Linear(2, 3)
+    net.__dict__["again"] = [net._modules["\u00b2"]]
+    torch.save(net, tmp_path / "net.pt")
+    assert 'model.again = [model._modules["\u00b2"]]' in stub(tmp_path / "net.pt")
+
+
 @pytest.mark.parametrize(
     ("name", "kind"),
     [

@@ -25,6 +25,7 @@ from ptinspect.document.modules import module_of
 from ptinspect.stubs.collect.modules import MODULE_METHODS
 from ptinspect.stubs.collect.source import UNSOLVED, Brackets, Expr
 from ptinspect.stubs.collect.values import is_identifier
+from ptinspect.text import read_sections
 
 if TYPE_CHECKING:
     from ptinspect.document.modules import Module
@@ -34,25 +35,12 @@ MAX_CHARACTERS = 200_000
 """Length of the longest source that is parsed."""
 FX_MODULE = "torch_fx_traced"
 """Module of the classes of traced modules, in a stub that is a package."""
-FX_BOOKKEEPING = frozenset(
-    (  # noqa: SIM905
-        "_code code _lineno_map _prologue_start _tracer_cls _tracer_extras meta _replace_hooks"
-        " _create_node_hooks _erase_node_hooks _deepcopy_hooks shape_env _graphmodule_cls_name"
-        " _graph class_name"
-    ).split()
-)
+_NAMES = read_sections("stubs/safe_names.txt")
+FX_BOOKKEEPING = frozenset(_NAMES["fx"])
 _IMPORTABLE = ("torch", "math", "operator", "torch.fx._pytree", "torch.utils._pytree")
 _IMPORTABLE_FROM = ("torch", "math", "operator", "builtins")
 _IMPORTABLE_NAMES = {("torch", "device"), ("math", "inf"), ("math", "nan")}
-_STUB_NAMES = frozenset(
-    (  # noqa: SIM905
-        "F OrderedDict SAFE_GLOBALS argparse build collections datetime enum functools importlib"
-        " math nn np operator os pathlib self sys torch types typing warnings cls args kwargs"
-        " attributes mode match case type l I O"
-        " _Finder _Loader _REACHED _Result _assembled _finder _reach _register"
-    ).split()
-)
-RESERVED = _STUB_NAMES | frozenset(dir(builtins)) | frozenset(keyword.kwlist)
+RESERVED = frozenset((*_NAMES["reserved"], *dir(builtins), *keyword.kwlist))
 """Names that no class, function or argument of a stub may have."""
 
 
@@ -110,15 +98,6 @@ class NameUsage:
     @property
     def calls(self) -> list[Call]:
         return [*self.constructed, *self.called]
-
-    @property
-    def has_new_arguments(self) -> bool:
-        """True if pickle passes arguments to `__new__`."""
-        return "__new__" in self.attributes or any(
-            call.args or call.kwargs
-            for call in self.constructed
-            if call.opcode in ("NEWOBJ", "NEWOBJ_EX")
-        )
 
     @property
     def has_call_arguments(self) -> bool:

@@ -34,6 +34,7 @@ from ptinspect.stubs.collect.values import (
     TensorOf,
     class_text,
     is_attribute,
+    is_index,
     literal,
     named,
     string,
@@ -300,19 +301,6 @@ def assemble(kind: str, module: Module, expr_of: ExprOf, tensor_of: TensorOf) ->
 # Ways through a model
 
 
-def submodule_access(parent: Access, module: Module, name: str) -> Access:
-    """Return the access to a child of a module."""
-    row = lookup(module.class_path)
-    kind = row.name if row is not None else ""
-    if kind in ("Sequential", "ModuleList") and name.isdigit() and str(int(name)) == name:
-        return Access(f"[{name}]", parent, name)
-    if kind == "ModuleDict":
-        return Access(f"[{string(name)}]", parent, name)
-    if is_attribute(name) and name not in MODULE_METHODS:
-        return Access(f".{name}", parent, name)
-    return Access(f"._modules[{string(name)}]", parent, name)
-
-
 def walk_model(root: Module, name: str) -> Iterator[tuple[Access, Call, Module | None, str]]:
     """Yield every module and tensor of a model, parents first: the access to it, its call, the
     module or None, and `_parameters`, `_buffers` or `_modules`.
@@ -334,9 +322,18 @@ def walk_model(root: Module, name: str) -> Iterator[tuple[Access, Call, Module |
                     step = f".{key}" if is_name else f".{store}[{string(key)}]"
                     yield Access(step, access), value, None, store
         children = [(key, module_of(value)) for key, value in module.members(MODULES)]
+        row = lookup(module.class_path)
+        kind = row.name if row is not None else ""
         for key, child in reversed(children):
+            step = f"._modules[{string(key)}]"
+            if kind in ("Sequential", "ModuleList") and is_index(key) and str(int(key)) == key:
+                step = f"[{key}]"
+            elif kind == "ModuleDict":
+                step = f"[{string(key)}]"
+            elif is_attribute(key) and key not in MODULE_METHODS:
+                step = f".{key}"
             if child is not None:
-                stack.append((submodule_access(access, module, key), child))
+                stack.append((Access(step, access, key), child))
 
 
 def access_paths(root: Module, name: str) -> dict[int, Access]:

@@ -77,6 +77,11 @@ def is_attribute(name: str) -> bool:
     return is_identifier(name) and not name.startswith("__")
 
 
+def is_index(name: str) -> bool:
+    """Return True for decimal digits that are few enough for the index of a module."""
+    return name.isascii() and name.isdigit() and len(name) < 10
+
+
 # Text
 
 

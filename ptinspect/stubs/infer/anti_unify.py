@@ -168,8 +168,21 @@ class Unifier:
             unified = self._unify_containers(column, hint)
         elif all(isinstance(expr, CallExpr) for expr in exprs):
             unified = self._unify_calls(column, prefix or hint)
-        elif isinstance(exprs[0], Sequence):
-            unified = self._unify_sequences(column, exprs[0], hint)
+        elif isinstance(first := exprs[0], Sequence):
+            # Sequences of the same length that contain calls. Numbers vary as a whole.
+            rows = [item.items if isinstance(item, Sequence) else None for item in column]
+            is_like_first = all(
+                isinstance(item, Sequence)
+                and (item.brackets_text, len(item.items)) == (first.brackets_text, len(first.items))
+                and any(inner.depth for inner in item.items)
+                for item in exprs
+            )
+            if is_like_first:
+                items = [
+                    self.unify([None if row is None else row[index] for row in rows], hint)
+                    for index in range(len(first.items))
+                ]
+                unified = Sequence(first.brackets_text, items)
         return unified or Name(self.add_parameter(column, hint, prefix).name)
 
     def parameter_with(self, column: Column) -> Parameter | None:
@@ -212,22 +225,6 @@ class Unifier:
             values = [_argument(row, name) for row in rows]
             args.append((name, self.unify(values, name or "value", prefix)))
         return CallExpr(first.func, args, first.positional, first.defaults)
-
-    def _unify_sequences(self, column: Column, first: Sequence, hint: str) -> Expr | None:
-        """Unify sequences of the same length that contain calls. Numbers vary as a whole."""
-        shape = first.brackets_text, len(first.items)
-        rows = [item.items if isinstance(item, Sequence) else None for item in column]
-        for item in column:
-            if item is None:
-                continue
-            if not isinstance(item, Sequence) or (item.brackets_text, len(item.items)) != shape:
-                return None
-            if all(inner.depth == 0 for inner in item.items):
-                return None
-        return Sequence(first.brackets_text, [
-            self.unify([None if row is None else row[index] for row in rows], hint)
-            for index in range(len(first.items))
-        ])  # fmt: skip
 
     def _unify_containers(self, column: Column, hint: str) -> Expr | None:
         """Unify containers of modules whose items come in the same number of runs."""

@@ -23,7 +23,7 @@ from ptinspect.stubs.collect.source import (
     Name,
     call_expr,
 )
-from ptinspect.stubs.collect.values import FLOATS, is_identifier, named, zeros
+from ptinspect.stubs.collect.values import FLOATS, is_identifier, is_index, named, zeros
 from ptinspect.stubs.infer.constructors import Assignment
 from ptinspect.stubs.infer.layer_guess import PACKED_KEY, guess_layer, guess_quantized
 from ptinspect.stubs.infer.post_init import DTYPE_METHODS
@@ -128,7 +128,7 @@ def key_tree(document: Document, path: Path) -> Branch:
         if name == EXTRA_STATE and place[:depth] == path:
             root.descendant(parents).has_extra_state = True
     for branch in list(root.walk()):
-        if all(name.isdecimal() for name in branch.children):  # the layers of a Sequential
+        if all(map(is_index, branch.children)):  # the layers of a Sequential
             branch.children = dict(sorted(branch.children.items(), key=lambda item: int(item[0])))
     return root
 
@@ -291,7 +291,7 @@ class _Inference:
             return self.layers[id(branch)]
         children = {name: exprs[id(child)] for name, child in branch.children.items()}
         has_entries = bool(branch.tensors) or branch.has_extra_state
-        is_numbered = children and not has_entries and all(name.isdigit() for name in children)
+        is_numbered = children and not has_entries and all(map(is_index, children))
         if branch.path and is_numbered:
             return self._container(branch, children)
         # One class for all branches whose paths differ only in numbers.
