@@ -523,8 +523,7 @@ def test_the_metadata_of_older_torch_is_read(
 
 
 def test_a_damaged_compressed_piece_is_an_error() -> None:
-    zstandard = pytest.importorskip("zstandard")
-    data = zstandard.ZstdCompressor().compress(bytes(range(256)) * 4)
-    damaged = MemorySource(data[:20] + b"\xff" * 40 + data[60:], "x.distcp", base=None)
+    pytest.importorskip("zstandard")
+    damaged = MemorySource(b"no frame of zstd", "x.distcp", base=None)
     with pytest.raises(ptinspect.DamagedError, match="a compressed piece is damaged"):
         undo_transform(damaged, "stream.zstd/1", LIMITS)

@@ -151,7 +151,7 @@ OLD = (
     "numpy.ma.core.MaskedArray", "torch.nn.parameter.Parameter",
     "torch._utils._rebuild_mlc_tensor", "pandas.core.", "torch.jit._pickle.", "torch.nn.Parameter",
     "torch.nn.parameter.Buffer", "torch.nn.parameter.UninitializedTensorMixin",
-    "torch.distributed.checkpoint.", "numpy.random.__RandomState_ctor",
+    "torch.distributed.checkpoint.", "torch.distributed._shard.", "numpy.random.__RandomState_ctor",
     "numpy.matrix", "numpy.recarray", "numpy.random.mtrand.", "numpy.random._generator.",
     "pathlib.Path", "pathlib.PurePath",
     "builtins.bool", "builtins.int", "builtins.float", "builtins.str",
