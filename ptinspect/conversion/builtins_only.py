@@ -15,7 +15,6 @@ from copy import copy
 from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.conversion.output.object_graph import REBUILD_PARAMETER
-from ptinspect.conversion.plan import array_tensor
 from ptinspect.conversion.state_dict import (
     metadata_of,
     optimizer_state_dict,
@@ -24,6 +23,7 @@ from ptinspect.conversion.state_dict import (
 from ptinspect.document.entries import describe, is_simple, value_at
 from ptinspect.document.modules import Module, module_of
 from ptinspect.document.tensor import Tensor
+from ptinspect.document.tensor_readers import array_tensor
 from ptinspect.dtypes import numpy_name
 from ptinspect.errors import UnsupportedError
 from ptinspect.formats.safetensors import ordered_dict

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from ptinspect.conversion.options import WRAPPER_PREFIX, ConvertOptions
 from ptinspect.conversion.output.torch_zip import folder_name, write_torch_zip
 from ptinspect.document.document import by_key
-from ptinspect.document.elements import swap_bytes
 from ptinspect.document.entries import (
     MAX_LISTED,
     Subtree,
@@ -24,13 +23,12 @@ from ptinspect.document.entries import (
     value_finder,
 )
 from ptinspect.document.modules import module_of
-from ptinspect.document.tensor import InlineStorage, Tensor
+from ptinspect.document.tensor import Tensor
 from ptinspect.document.walk import walk
-from ptinspect.dtypes import DTYPES
 from ptinspect.errors import PtInspectError
 from ptinspect.pickling.numpy_objects import as_array
-from ptinspect.pickling.pyobjects import as_bytes, as_mapping, dotted, iter_children
-from ptinspect.pickling.values import Blob, Value, key_value
+from ptinspect.pickling.pyobjects import as_mapping, dotted, iter_children
+from ptinspect.pickling.values import Value, key_value
 from ptinspect.text import join_names
 
 if TYPE_CHECKING:
@@ -42,15 +40,19 @@ if TYPE_CHECKING:
     from ptinspect.document import Document
     from ptinspect.document.modules import Module
     from ptinspect.dtypes import DType
-    from ptinspect.formats.archive import Archive
     from ptinspect.pickling.machine import Pickled
     from ptinspect.pickling.pyobjects import Path
 
+_FLAX_ENTRIES = ("params", "batch_stats")
+
 _ENTRY_OF_ONE_MODEL = {
-    "model", "model_state_dict", "state_dict", "module", "net", "network", "weights", "params",
-    "model_weights", "net_state_dict",
+    "model", "model_state_dict", "state_dict", "module", "net", "network", "weights",
+    "model_weights", "net_state_dict", "blobs", *_FLAX_ENTRIES,
 }  # fmt: skip
 """Entries whose nested dicts are the parts of one model, as in old checkpoints of Megatron."""
+
+_MODULE_NAME = re.compile(r".*(\.|/~/)")
+"""Names of modules that each have a dict, as HQQ and Haiku write them (`mlp/~/linear_0`)."""
 
 _SETTINGS = (
     ("hyper_parameters",), ("datamodule_hyper_parameters",), ("hparams",), ("args",), ("config",),
@@ -59,7 +61,7 @@ _SETTINGS = (
 """Entries in which a module is an argument, as in checkpoints of Lightning."""
 
 _AVERAGE = re.compile(r"(?:^|[._])(?:ema|swa|avg|averaged?|shadow|polyak)(?:$|[._\d])", re.I)
-_ARRAY_DEPTH = 2
+_ARRAY_DEPTH = 3
 _KINDS = {
     "optimizer": "the state of an optimizer",
     "tensor": "one tensor",
@@ -246,7 +248,10 @@ def model_candidates(document: Document) -> list[Subtree]:
     # A dict of tensors and other values; the state_dict of a model without parameters is empty.
     is_flat = document.kind == "tensors" and items and all(isinstance(k, str) for k in items)
     if items == {} or is_flat:
-        return [root]
+        entries = {info.path[:1] for info in document.contents.tensors}
+        only = entries.pop() if len(entries) == 1 else ()
+        value = value_at(root.value, only) if {*only} & _ENTRY_OF_ONE_MODEL else None
+        return [root if as_mapping(value) is None else Subtree(only, value)]
     models = _merge_nested(find_models(document), document)
     has_names = items is not None and all(isinstance(key_value(key), str) for key in items)
     if has_names and len(models) == 1 and _is_minor_part(models[0].path, document):
@@ -303,17 +308,19 @@ def find_models(document: Document) -> list[Subtree]:
 def _merge_nested(models: list[Subtree], document: Document) -> list[Subtree]:
     """Return the models, with the state_dicts that are parts of one model replaced by the dict
     around them."""
+    is_flax = any(model.path and "kernel" in (as_mapping(model.value) or {}) for model in models)
     parts_of: dict[Path, set[Path]] = {}
     merged: dict[Path, Subtree] = {}
     for model in models:
         path = model.path
         heads = [path[: i + 1] for i, step in enumerate(path[:-1]) if step in _ENTRY_OF_ONE_MODEL]
-        if path and isinstance(path[0], str) and "." in path[0]:
-            heads.insert(0, ())  # names of modules, each with a dict, as HQQ writes them
+        if path and (is_flax or _MODULE_NAME.match(str(path[0]))):
+            heads.insert(0, ())
         for head in heads:
             if head not in parts_of:
                 parts_of[head] = _parts_of_one_model(head, document)
-            if len(parts_of[head]) > 1:
+            is_entry = bool(head) and head[-1] in _FLAX_ENTRIES
+            if len(parts_of[head]) > (0 if is_flax and is_entry else 1):
                 merged.setdefault(head, Subtree(head, value_at(document.archive.root, head)))
                 break
         else:
@@ -340,7 +347,7 @@ def _parts_of_one_model(head: Path, document: Document) -> set[Path]:
 
 
 def _array_state_dicts(root: Subtree) -> Iterator[Subtree]:
-    """Yield the outermost mappings of names to NumPy arrays, as in the zoo of detectron2."""
+    """Yield the outermost mappings of names to NumPy arrays in a file of torch.save."""
     level = [root]
     for _ in range(_ARRAY_DEPTH):
         inner: list[Subtree] = []
@@ -352,23 +359,6 @@ def _array_state_dicts(root: Subtree) -> Iterator[Subtree]:
                     Subtree((*part.path, step), child) for step, child in iter_children(part.value)
                 ]
         level = inner
-
-
-def array_tensor(value: Value, archive: Archive) -> Tensor | None:
-    """Return the tensor with the elements of a NumPy array; None for all other values, and for
-    arrays of a dtype that torch does not have."""
-    array = as_array(value)
-    dtype = DTYPES.get(array.name) if array else None
-    if array is None or dtype is None:
-        return None
-    data = array.data
-    if not isinstance(data, Blob) and as_bytes(data) is None:
-        return None
-    if dtype.swap > 1 and (array.dtype[0] == ">") != (archive.byteorder == "big"):
-        content = data.read() if isinstance(data, Blob) else as_bytes(data) or b""
-        data = swap_bytes(content, dtype.swap)
-    storage = InlineStorage(archive, data, "cpu")
-    return Tensor(dtype, array.shape, array.stride, 0, storage, "cpu", False, 0)
 
 
 def is_array_state_dict(value: Value) -> bool:

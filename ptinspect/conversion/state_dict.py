@@ -22,7 +22,6 @@ from ptinspect.conversion.plan import (
     ModelPart,
     Plan,
     PlannedTensor,
-    array_tensor,
     is_array_state_dict,
     plan_tensors,
     plan_torch_file,
@@ -32,9 +31,11 @@ from ptinspect.conversion.report import PROGRAM_DROPPED, loss_warnings
 from ptinspect.document.entries import Subtree, resolve_path, value_at
 from ptinspect.document.modules import BUFFERS, PACKED_OBJECTS, PARAMETERS, Module, module_of
 from ptinspect.document.tensor import InlineStorage, Tensor
+from ptinspect.document.tensor_readers import array_tensor
 from ptinspect.dtypes import DTYPES
 from ptinspect.errors import LimitError, PtInspectError, UnsupportedError
 from ptinspect.formats.safetensors import ordered_dict
+from ptinspect.pickling.numpy_objects import as_scalar
 from ptinspect.pickling.pyobjects import (
     ORDERED_DICT,
     as_mapping,
@@ -119,8 +120,9 @@ def plan_same(document: Document, path: str, options: ConvertOptions) -> Plan:
 
 def model_part(document: Document, options: ConvertOptions, graph: ObjectGraph) -> ModelPart:
     """Return the part that is converted, as a state_dict with its keys edited. A part that is
-    neither a module nor a mapping by strings is taken as it is. NumPy arrays in a mapping become
-    tensors, and safetensors and npz get the tensors of nested mappings by dotted keys."""
+    neither a module nor a mapping by strings is taken as it is. NumPy arrays and scalars in a
+    mapping become tensors. Those of nested mappings, and all tensors of safetensors and npz, get
+    dotted keys."""
     (path, value), warnings = select_part(document, options)
     module = module_of(value)
     if module is not None:
@@ -141,16 +143,19 @@ def model_part(document: Document, options: ConvertOptions, graph: ObjectGraph) 
     else:
         return model
     is_changed = False
-    if options.to in TENSORS_ONLY or is_array_state_dict(value):
+    if options.to in TENSORS_ONLY or document.has_numpy_weights or is_array_state_dict(value):
+        is_changed = _flatten(state, path, document)
         arrays = {
-            key: graph.add_new(tensor)
+            key: tensor
             for key, item in state.items.items()
             if type(item) is Call and (tensor := array_tensor(item, document.archive)) is not None
         }
-        state.items |= arrays
-        is_changed = bool(arrays)
+        scalars = [key for key in arrays if as_scalar(state.items[key])]
+        if scalars:
+            model.warnings = [*warnings, f"{join_names(scalars)}: numbers of NumPy, now tensors"]
+        state.items |= {key: graph.add_new(tensor) for key, tensor in arrays.items()}
+        is_changed |= bool(arrays)
     if options.to in TENSORS_ONLY:
-        is_changed |= _flatten(state, path, document)
         model.attributes = _tensor_attributes(path, document)
     if any(options.edits) or is_changed:
         _apply_edits(model, state, options.edits, ordered=not isinstance(value, dict))

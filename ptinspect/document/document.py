@@ -11,13 +11,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
+from ptinspect.document.entries import value_finder
 from ptinspect.document.tensor import Tensor
+from ptinspect.document.tensor_readers import array_tensor
 from ptinspect.document.tensors import TensorInfo, TensorReader
-from ptinspect.document.walk import Contents, DocumentWarning, walk
+from ptinspect.document.walk import Contents, DocumentWarning, ReadTensor, ReadTensors, walk
 from ptinspect.errors import PtInspectError, add_error_path
 from ptinspect.formats.archive import Archive, Finding
 from ptinspect.formats.detect import main_file_of_folder, open_archive, other_models
 from ptinspect.limits import LIMITS, Limits
+from ptinspect.pickling.numpy_objects import as_array
 from ptinspect.pickling.pyobjects import Path, as_mapping, as_sequence, bracketed, class_path
 from ptinspect.pickling.values import Call, Global, Value
 from ptinspect.source.local import open_source
@@ -57,6 +60,7 @@ class Document:
         self._reader = TensorReader(archive, limits)
         self.checksum_warnings: list[DocumentWarning] = []
         self.checked_records: int | None = None
+        self._numpy_weights: dict[Value, Tensor | None] | None = None
 
     def __repr__(self) -> str:
         facts = [self.archive.format, size_text(self.size)]
@@ -77,13 +81,33 @@ class Document:
 
     @cached_property
     def contents(self) -> Contents:
-        """Everything that the walk through the file's objects finds. Walked at the first use."""
+        """Everything that the walk through the file's objects finds. Walked at the first use. In a
+        plain pickle without weights of torch those of NumPy are tensors: its arrays, and the
+        scalars next to them (detectron2, RLlib, Flax)."""
         with add_error_path(self.path):
-            read, read_all = self._reader.read, self._reader.read_all
-            contents = walk(self.archive.root, read, self.limits, (), read_all)
-            for index, root in enumerate(self.archive.more_roots, 1):
-                contents.append(walk(root, read, self.limits, (index,), read_all))
+            contents = self._walk(self._reader.read, self._reader.read_all)
+            arrays = {e.path[:-1] for e in contents.entries if e.type == "numpy.ndarray"}
+            has_weights = any(info.role != "optimizer" for info in contents.tensors)
+            is_pickle = self.archive.format == "pickle"
+            if not arrays or not is_pickle or contents.modules or has_weights:
+                return contents
+            find, self._numpy_weights = value_finder(self.archive.root), {}
+            for entry in contents.entries:
+                if entry.type.startswith("numpy.") and entry.path[:-1] in arrays:
+                    value = find(entry.path)
+                    self._numpy_weights[value] = array_tensor(value, self.archive)
+            return self._walk(self._weight_of)
+
+    def _walk(self, read: ReadTensor, read_all: ReadTensors | None = None) -> Contents:
+        contents = walk(self.archive.root, read, self.limits, (), read_all)
+        for index, root in enumerate(self.archive.more_roots, 1):
+            contents.append(walk(root, read, self.limits, (index,), read_all))
         return contents
+
+    @property
+    def has_numpy_weights(self) -> bool:
+        """True if `contents` has arrays as tensors."""
+        return bool(self.contents.tensors) and self._numpy_weights is not None
 
     @property
     def kind(self) -> str:
@@ -155,6 +179,16 @@ class Document:
         """Return `tensor_of` each of the values."""
         with add_error_path(self.path):
             return [*self._reader.read_all(values)]
+
+    def _weight_of(self, value: Value) -> Tensor | None:
+        """Return the tensor that a value of a plain pickle stands for, that of an array too."""
+        tensor, weights = self._reader.read(value), self._numpy_weights
+        if tensor is not None or weights is None or not isinstance(value, Call):
+            return tensor
+        if value not in weights:
+            is_array = as_array(value) is not None
+            weights[value] = array_tensor(value, self.archive) if is_array else None
+        return weights[value]
 
     def storage_of(self, value: Value) -> Reference | None:
         """Return the storage that a value inside the file refers to; None for other values."""

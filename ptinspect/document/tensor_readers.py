@@ -13,12 +13,19 @@ from dataclasses import dataclass
 from struct import Struct
 from typing import TYPE_CHECKING, Protocol
 
+from ptinspect.document.elements import swap_bytes
 from ptinspect.document.tensor import InlineStorage, Storage, Tensor
-from ptinspect.dtypes import DType, dtype_by_name, dtype_of_class
+from ptinspect.dtypes import DTYPES, DType, dtype_by_name, dtype_of_class
 from ptinspect.errors import DamagedError, LimitError, Place
-from ptinspect.pickling.numpy_objects import as_array
-from ptinspect.pickling.pyobjects import as_mapping, as_sequence, function_path, global_path
-from ptinspect.pickling.values import Call, Global, Value
+from ptinspect.pickling.numpy_objects import as_array, scalar_as_array
+from ptinspect.pickling.pyobjects import (
+    as_bytes,
+    as_mapping,
+    as_sequence,
+    function_path,
+    global_path,
+)
+from ptinspect.pickling.values import Blob, Call, Global, Value
 
 if TYPE_CHECKING:
     from ptinspect.formats.archive import Archive
@@ -324,6 +331,23 @@ def _on_device(reader: Resolver, call: Call) -> Tensor | None:
         data.dtype, data.shape, data.stride, data.storage_offset, data.storage,
         device_of(call.args[2]), call.args[3] is True, call.offset, parts=data.parts,
     )  # fmt: skip
+
+
+def array_tensor(value: Value, archive: Archive) -> Tensor | None:
+    """Return the tensor with the elements of a NumPy array, or of a scalar; None for all other
+    values, and for a dtype that torch does not have."""
+    array = as_array(value) or scalar_as_array(value)
+    dtype = DTYPES.get(array.name) if array else None
+    if array is None or dtype is None:
+        return None
+    data = array.data
+    if not isinstance(data, Blob) and as_bytes(data) is None:
+        return None
+    if dtype.swap > 1 and (array.dtype[0] == ">") != (archive.byteorder == "big"):
+        content = data.read() if isinstance(data, Blob) else as_bytes(data) or b""
+        data = swap_bytes(content, dtype.swap)
+    storage = InlineStorage(archive, data, "cpu")
+    return Tensor(dtype, array.shape, array.stride, 0, storage, "cpu", False, 0)
 
 
 def _from_numpy(reader: Resolver, call: Call) -> Tensor | None:

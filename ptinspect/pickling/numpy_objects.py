@@ -103,15 +103,21 @@ def required_numel(offset: int, shape: tuple[int, ...], stride: tuple[int, ...])
     return last + 1
 
 
-def as_scalar(value: Value) -> tuple[str, Value] | None:
-    """Return a numpy scalar's type name and its number or text (None if it cannot be read)."""
+def scalar_as_array(value: Value) -> Array | None:
+    """Return the array without dimensions that has the bytes of a numpy scalar; None for other
+    values."""
     if not isinstance(value, Call) or _numpy_function(value) != "multiarray.scalar":
         return None
     code = dtype_code(value.args[0]) if value.args else None
-    if code is None:
+    return Array(code, (), (), value.args[1] if len(value.args) > 1 else None) if code else None
+
+
+def as_scalar(value: Value) -> tuple[str, Value] | None:
+    """Return a numpy scalar's type name and its number or text (None if it cannot be read)."""
+    array = scalar_as_array(value)
+    if array is None or not isinstance(value, Call):
         return None
-    name = numpy_name(code)
-    raw = as_bytes(value.args[1]) if len(value.args) > 1 else None
+    code, name, raw = array.dtype, array.name, as_bytes(array.data)
     if raw is None:
         return name, None
     is_big = code[0] == ">"

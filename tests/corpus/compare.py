@@ -16,11 +16,12 @@ from typing import Any
 
 from ptinspect.display.tree import ModuleNodes, module_tree
 from ptinspect.document.document import Document
-from ptinspect.document.entries import Entry
+from ptinspect.document.entries import Entry, value_at
 from ptinspect.document.optim.state import Optimizer
 from ptinspect.document.tensor import Tensor
 from ptinspect.document.tensors import TensorInfo
 from ptinspect.errors import PtInspectError
+from ptinspect.pickling.numpy_objects import as_array
 from ptinspect.pickling.pyobjects import as_mapping, as_sequence
 from ptinspect.pickling.values import Value
 
@@ -79,6 +80,8 @@ def _in_order(what: str, want: list[Any], have: list[Any]) -> list[str]:
 
 def _tensors(truth: list[Facts], document: Document) -> Iterator[str]:
     infos = [info for info in document.tensors.values() if not _later(info.path, document)]
+    if document.has_numpy_weights:  # compared by `_elsewhere`
+        infos = [info for info in infos if not as_array(value_at(document.archive.root, info.path))]
     yield from _in_order(
         "tensors", [fact["path"] for fact in truth], [list(info.path) for info in infos]
     )
@@ -390,6 +393,13 @@ def _kept(optimizer: Optimizer, document: Document) -> int:
 def _elsewhere(truth: Facts, document: Document) -> Iterator[str]:
     have = {entry.path: entry for entry in document.entries}
     for fact in truth.get("arrays", []):
+        if document.has_numpy_weights:
+            values = document.tensors[".".join(map(str, fact["path"]))].numpy()
+            array = hashlib.sha256(values.tobytes()).hexdigest()
+            have_facts = [values.dtype.str, list(values.shape), array]
+            want_facts = [fact["dtype"], fact["shape"], fact["sha256"]]
+            yield from _one(f"array {fact['path']!r}", want_facts, have_facts)
+            continue
         entry = have.get(tuple(fact["path"]))
         if entry is None or entry.type != "numpy.ndarray" or not isinstance(entry.value, dict):
             yield f"array {fact['path']!r}: is missing, there is {entry!r}"
