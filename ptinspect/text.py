@@ -44,7 +44,11 @@ def is_selected(key: str, include: Sequence[str], exclude: Sequence[str]) -> boo
     return is_included and not any(fnmatchcase(key, glob) for glob in exclude)
 
 
-def join_names(names: Iterable[str], limit: int = 6, separator: str = ", ") -> str:
+MAX_NAMES = 6
+"""Names that `join_names` lists before it counts the rest."""
+
+
+def join_names(names: Iterable[str], limit: int = MAX_NAMES, separator: str = ", ") -> str:
     """Return the first `limit` names and how many more there are: `a, b and 3 more`."""
     listed = list(names)
     more = f" and {len(listed) - limit:,} more" if len(listed) > limit else ""

@@ -24,16 +24,15 @@ from ptinspect.document.entries import (
 )
 from ptinspect.document.modules import module_of
 from ptinspect.document.tensor import Tensor
+from ptinspect.document.tensor_readers import array_tensor
 from ptinspect.document.walk import walk
 from ptinspect.errors import PtInspectError
 from ptinspect.pickling.numpy_objects import as_array
-from ptinspect.pickling.pyobjects import as_mapping, dotted, iter_children
+from ptinspect.pickling.pyobjects import as_mapping, dotted
 from ptinspect.pickling.values import Value, key_value
 from ptinspect.text import join_names
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from ptinspect.conversion.output.object_graph import ObjectGraph
     from ptinspect.conversion.output.pieces import LostValues, Piece
     from ptinspect.conversion.output.sink import ModificationGuard, Sink
@@ -54,14 +53,14 @@ _ENTRY_OF_ONE_MODEL = {
 _MODULE_NAME = re.compile(r".*(\.|/~/)")
 """Names of modules that each have a dict, as HQQ and Haiku write them (`mlp/~/linear_0`)."""
 
-_SETTINGS = (
+_NO_MODELS = (
     ("hyper_parameters",), ("datamodule_hyper_parameters",), ("hparams",), ("args",), ("config",),
-    ("cfg",), ("callbacks",), ("loops",),
+    ("cfg",), ("callbacks",), ("loops",), ("rng_state",), ("rng_states",), ("random_rng_state",),
 )  # fmt: skip
-"""Entries in which a module is an argument, as in checkpoints of Lightning."""
+"""Entries of checkpoints of Lightning in which a module is an argument, and entries with the states
+of random number generators."""
 
 _AVERAGE = re.compile(r"(?:^|[._])(?:ema|swa|avg|averaged?|shadow|polyak)(?:$|[._\d])", re.I)
-_ARRAY_DEPTH = 3
 _KINDS = {
     "optimizer": "the state of an optimizer",
     "tensor": "one tensor",
@@ -186,9 +185,12 @@ def plan_tensors(
     """Return all tensors in a value that `graph` collected and planned. `source_keys` has the keys
     in SRC by key in the output, where they differ."""
     dtypes: dict[int, DType | None] = {}
+    has_arrays = document.has_numpy_weights and document.contents.state_dicts and not graph.tensors
 
     def read(value: Value) -> Tensor | None:
         tensor, dtype = graph.written_tensor(value)
+        if tensor is None and has_arrays and (tensor := document.weight_of(value)) is not None:
+            dtype = tensor.dtype
         if tensor is not None:
             dtypes[id(tensor)] = dtype
         return tensor
@@ -245,30 +247,32 @@ def model_candidates(document: Document) -> list[Subtree]:
     items = as_mapping(root.value)
     if document.kind in ("module", "state_dict"):
         return [root]
-    # A dict of tensors and other values; the state_dict of a model without parameters is empty.
-    is_flat = document.kind == "tensors" and items and all(isinstance(k, str) for k in items)
-    if items == {} or is_flat:
-        entries = {info.path[:1] for info in document.contents.tensors}
-        only = entries.pop() if len(entries) == 1 else ()
-        value = value_at(root.value, only) if {*only} & _ENTRY_OF_ONE_MODEL else None
-        return [root if as_mapping(value) is None else Subtree(only, value)]
     models = _merge_nested(find_models(document), document)
     has_names = items is not None and all(isinstance(key_value(key), str) for key in items)
+    if not models and has_names:
+        # A dict of tensors and other values; the state_dict of a model without parameters is empty.
+        tensors = document.contents.tensors
+        entries = {info.path[:1] for info in tensors if info.role != "optimizer"}
+        only = entries.pop() if len(entries) == 1 else ()
+        value = value_at(root.value, only) if {*only} & _ENTRY_OF_ONE_MODEL else None
+        if as_mapping(value) is not None:
+            return [Subtree(only, value)]
+        values = (items or {}).values()
+        has_arrays = any(array_tensor(item, document.archive) is not None for item in values)
+        return [root] if not items or document.kind == "tensors" or has_arrays else []
     if has_names and len(models) == 1 and _is_minor_part(models[0].path, document):
         return [root]
-    if not models:
-        models = [*_array_state_dicts(root)]
-    return [m for m in models if m.path[:1] not in _SETTINGS] or models
+    return [m for m in models if m.path[:1] not in _NO_MODELS] or models
 
 
 def _is_minor_part(path: Path, document: Document) -> bool:
-    """Return True if the root has more tensors of its own than the model at `path`, as a
-    state_dict with one inner dict; False for a usual name of a model."""
-    if document.optimizers or {*path} & _ENTRY_OF_ONE_MODEL:
+    """Return True if the root has more tensors of its own than the model at `path` (a dict: no
+    fewer), as a state_dict with one inner dict; False for a usual name of a model."""
+    if document.optimizers or not path or {*path} & _ENTRY_OF_ONE_MODEL:
         return False
     paths = [info.path for info in document.contents.tensors]
     inner = sum(tensor_path[: len(path)] == path for tensor_path in paths)
-    return inner < sum(len(tensor_path) == 1 for tensor_path in paths)
+    return inner < sum(len(tensor_path) == 1 for tensor_path in paths) + isinstance(path[0], str)
 
 
 def _minor_part_error(path: Path, document: Document, options: ConvertOptions) -> PtInspectError:
@@ -325,7 +329,8 @@ def _merge_nested(models: list[Subtree], document: Document) -> list[Subtree]:
                 break
         else:
             merged[path] = model
-    return list(merged.values())
+    heads = [head for head, parts in parts_of.items() if head in merged and parts != {head}]
+    return [m for m in merged.values() if all(m.path == h or m.path[: len(h)] != h for h in heads)]
 
 
 def _parts_of_one_model(head: Path, document: Document) -> set[Path]:
@@ -344,21 +349,6 @@ def _parts_of_one_model(head: Path, document: Document) -> set[Path]:
         for info in contents.tensors
         if info.path[:length] == head and info.role != "optimizer"
     }
-
-
-def _array_state_dicts(root: Subtree) -> Iterator[Subtree]:
-    """Yield the outermost mappings of names to NumPy arrays in a file of torch.save."""
-    level = [root]
-    for _ in range(_ARRAY_DEPTH):
-        inner: list[Subtree] = []
-        for part in level:
-            if is_array_state_dict(part.value):
-                yield part
-            elif as_mapping(part.value) is not None:
-                inner += [
-                    Subtree((*part.path, step), child) for step, child in iter_children(part.value)
-                ]
-        level = inner
 
 
 def is_array_state_dict(value: Value) -> bool:
@@ -381,7 +371,8 @@ def _model_beside_averages(models: list[Subtree], document: Document) -> Subtree
     tensors = _tensors_by_key(model, document)
     for average in averages:
         others = _tensors_by_key(average, document)
-        others.pop("n_averaged", None)  # the counter of torch.optim.swa_utils.AveragedModel
+        for counter in ("n_averaged", "steps"):  # of the AveragedModel of torch, and of mmengine
+            others.pop(counter, None)
         if not others or any(
             key not in tensors or tensors[key].shape != tensor.shape
             for key, tensor in others.items()

@@ -16,7 +16,7 @@ from ptinspect.errors import LossError, spell_options
 from ptinspect.formats.torch.zip_file import ZipSpan
 from ptinspect.pickling.pyobjects import as_mapping, dotted
 from ptinspect.report import Report
-from ptinspect.text import count_text, join_names, size_text
+from ptinspect.text import MAX_NAMES, count_text, join_names, size_text
 from ptinspect.torchnn.attributes import WRAPPER_PREFIXES
 
 if TYPE_CHECKING:
@@ -158,6 +158,8 @@ def loss_warnings(
         entries = dropped_entries(document, model.path, options.other_entries)
         if entries:
             names = [f"{name} ({size_text(n)})" if n else name for name, n in entries.items()]
+            if len(names) > MAX_NAMES:  # those with tensors first
+                names.sort(key=lambda name: name in entries)
             keeps = "checkpoint" if to != "checkpoint" and is_checkpoint(document) else "same"
             warnings.append(f"dropped: {join_names(names)}; --to {keeps} keeps them")
         dropped += entries
@@ -259,29 +261,29 @@ def dropped_entries(
 ) -> dict[str, int]:
     """Return the outermost entries outside of `path`, each with the size of its tensors. Those
     below `other_entries` are written to other files."""
-    sizes: dict[str, int] = {}
     contents = document.contents
 
-    def is_written(entry: Path) -> bool:
-        return any(entry[: len(other)] == other for other in other_entries)
+    def name_outside(inner: Path) -> str:
+        """Return the outermost entry around `inner` that is not around the model; "" for none."""
+        common = 0
+        while inner[common : common + 1] == path[common : common + 1] != ():
+            common += 1
+        return "" if common == len(inner) else dotted(inner[: common + 1])
 
-    for entry in contents.entries:
-        if entry.path and not is_written(entry.path) and entry.path[:1] != path[:1]:
-            sizes.setdefault(dotted(entry.path[:1]), 0)
+    def is_written(inner: Path) -> bool:
+        return any(inner[: len(other)] == other for other in (path, *other_entries))
+
+    sizes = {name_outside(e.path): 0 for e in contents.entries if not is_written(e.path)}
     seen: set[tuple[object, ...]] = set()
     for info in contents.tensors:
-        if info.path[: len(path)] == path or not info.path or is_written(info.path):
-            continue
-        common = 0
-        while info.path[common : common + 1] == path[common : common + 1] != ():
-            common += 1
-        name = dotted(info.path[: common + 1])
-        view = info.tensor.view_key()
-        sizes[name] = sizes.get(name, 0) + (0 if view in seen else info.nbytes)
-        seen.add(view)
+        if not is_written(info.path):
+            name, view = name_outside(info.path), info.tensor.view_key()
+            sizes[name] = sizes.get(name, 0) + (0 if view in seen else info.nbytes)
+            seen.add(view)
     for optimizer in contents.optimizers:
-        if optimizer.path[: len(path)] != path and optimizer.path:
-            sizes.setdefault(dotted(optimizer.path[:1]), 0)
+        if not is_written(optimizer.path):
+            sizes.setdefault(name_outside(optimizer.path), 0)
+    sizes.pop("", None)
     return sizes
 
 

@@ -82,21 +82,25 @@ class Document:
     @cached_property
     def contents(self) -> Contents:
         """Everything that the walk through the file's objects finds. Walked at the first use. In a
-        plain pickle without weights of torch those of NumPy are tensors: its arrays, and the
-        scalars next to them (detectron2, RLlib, Flax)."""
+        file without weights of torch those of NumPy are tensors: its arrays, and the scalars next
+        to them (detectron2, RLlib, Flax). In a file of torch.save one dict has to consist
+        of them."""
         with add_error_path(self.path):
             contents = self._walk(self._reader.read, self._reader.read_all)
             arrays = {e.path[:-1] for e in contents.entries if e.type == "numpy.ndarray"}
             has_weights = any(info.role != "optimizer" for info in contents.tensors)
-            is_pickle = self.archive.format == "pickle"
-            if not arrays or not is_pickle or contents.modules or has_weights:
+            if not arrays or contents.modules or has_weights:
                 return contents
             find, self._numpy_weights = value_finder(self.archive.root), {}
             for entry in contents.entries:
                 if entry.type.startswith("numpy.") and entry.path[:-1] in arrays:
                     value = find(entry.path)
                     self._numpy_weights[value] = array_tensor(value, self.archive)
-            return self._walk(self._weight_of)
+            with_arrays = self._walk(self.weight_of)
+            if self.archive.format == "pickle" or with_arrays.state_dicts:
+                return with_arrays
+            self._numpy_weights = None
+            return contents
 
     def _walk(self, read: ReadTensor, read_all: ReadTensors | None = None) -> Contents:
         contents = walk(self.archive.root, read, self.limits, (), read_all)
@@ -180,8 +184,8 @@ class Document:
         with add_error_path(self.path):
             return [*self._reader.read_all(values)]
 
-    def _weight_of(self, value: Value) -> Tensor | None:
-        """Return the tensor that a value of a plain pickle stands for, that of an array too."""
+    def weight_of(self, value: Value) -> Tensor | None:
+        """Return the tensor that a value stands for, of an array too if `has_numpy_weights`."""
         tensor, weights = self._reader.read(value), self._numpy_weights
         if tensor is not None or weights is None or not isinstance(value, Call):
             return tensor

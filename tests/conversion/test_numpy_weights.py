@@ -33,7 +33,7 @@ LAYOUTS: dict[str, tuple[Any, dict[str, Any], str]] = {
     "RLlib": (
         {"worker": b"", "state": {"default_policy": {"weights": {"fc.weight": KERNEL}, "t": 3}}},
         {"fc.weight": KERNEL},
-        'dropped: worker; to="checkpoint" keeps them',
+        'dropped: worker, state.default_policy.t; to="checkpoint" keeps them',
     ),
     "Flax": (
         {"params": {"Dense_0": DENSE, "LayerNorm_0": {"scale": BIAS.astype(">f8")}}},

@@ -291,3 +291,85 @@ def test_commands_for_a_list_with_a_small_dict_write_what_their_suffix_says(
     written = target if suffix == ".pt" else next(tmp_path.glob("in_*.pt"))
     assert len(torch.load(written)) == 4
     assert target.exists() == (suffix == ".pt")
+
+
+def fused_adam(model: Any) -> dict[str, Any]:
+    """The state of FusedAdam of Apex after two steps: the group has the step."""
+    state = {
+        index: {"exp_avg": torch.ones_like(parameter), "exp_avg_sq": torch.ones_like(parameter)}
+        for index, parameter in enumerate(model.parameters())
+    }
+    group = {"lr": 0.1, "bias_correction": True, "betas": (0.9, 0.99), "eps": 1e-8,
+             "weight_decay": 0.0, "params": [*state], "step": 2}  # fmt: skip
+    return {"state": state, "param_groups": [group]}
+
+
+def test_a_step_in_the_group_is_that_of_the_optimizer(tmp_path: Path) -> None:
+    model = torch.nn.Linear(2, 3)
+    value = {"model": model.state_dict(), "optimizer": fused_adam(model), "epoch": 1}
+    source = save(tmp_path / "in.pt", value)
+    with ptinspect.open(source) as document:
+        (optimizer,) = document.optimizers
+        assert (optimizer.class_path, optimizer.step) == (None, 2)
+    assert CliRunner().invoke(cli, ["check", "optimizer", str(source)]).exit_code == 0
+
+
+UNIQUE = {
+    "HQQ, a name without a dot": (
+        {"model.q": {"W_q": torch.ones(2), "meta": {"scale": torch.ones(1)}}, "head": weights("w")},
+        (), ["model.q.W_q", "model.q.meta.scale", "head.w"],
+    ),
+    "Megatron, with random numbers": (
+        {"model": {"language_model": {"embedding": weights("w"), "encoder": weights("v")}},
+         "rng_state": [{"cpu_rng_state": torch.ones(2)}]},
+        (), ["language_model.embedding.w", "language_model.encoder.v"],
+    ),
+    "PEFT, one tensor and one dict": (
+        {"base.lora_A.weight": torch.ones(2), "modules_to_save": {"cls": weights("weight")}},
+        (), ["base.lora_A.weight", "modules_to_save.cls.weight"],
+    ),
+    "an object with a state_dict": (
+        {"state": argparse.Namespace(params=weights("w"), step=3), "epoch": 1}, (), ["w"],
+    ),
+    "a number in the state_dict": (
+        {"state_dict": {**weights("w"), "n": 5}, "epoch": 1}, ("n",), ["w"],
+    ),
+    "a number, and an optimizer": (
+        {"model": {**weights("w"), "n": 5}, "optimizer": fused_adam(torch.nn.Linear(1, 1))},
+        ("n",), ["w"],
+    ),
+    "an average of mmengine": (
+        {"state_dict": weights("w"),
+         "ema_state_dict": {"steps": torch.tensor(3), **weights("module.w", value=0.5)}}, (), ["w"],
+    ),
+    "Flax": ({"params": {"m": {"Dense_0": weights("kernel")}}}, (), ["m.Dense_0.kernel"]),
+    "Paddle": (
+        {"c.w": np.ones(2, np.float32), "StructuredToParameterName@@": {"c.w": "c"}},
+        ("StructuredToParameterName@@",), ["c.w"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UNIQUE)
+def test_the_model_of_a_project(name: str, tmp_path: Path) -> None:
+    value, exclude, expected = UNIQUE[name]
+    source, target = save(tmp_path / "in.pt", value), tmp_path / "out.safetensors"
+    ptinspect.convert(source, target, exclude=exclude)
+    assert sorted(keys(target)) == sorted(expected)
+
+
+def test_models_by_number_are_several(tmp_path: Path) -> None:
+    source = save(tmp_path / "in.pt", {"ensemble": {0: weights("w"), 1: weights("v")}})
+    result = run(source, tmp_path / "out.pt")
+    assert result.exit_code == 2
+    assert "--entry 'ensemble[0]'" in result.output and "--entry 'ensemble[1]'" in result.output
+
+
+def test_what_is_next_to_the_model_is_dropped_by_name(tmp_path: Path) -> None:
+    value = {"run": {"model": weights("w"), "step": 3, "extra": weights("m")["m"]}}
+    many = {f"setting{index}": index for index in range(8)}
+    value |= {**many, "optimizer": fused_adam(torch.nn.Linear(2, 2))}
+    report = ptinspect.convert(save(tmp_path / "in.pt", value), tmp_path / "out.pt")
+    assert sorted(report.dropped) == sorted(["run.step", "run.extra", *many, "optimizer"])
+    (warning,) = report.warnings
+    assert warning.startswith("dropped: run.extra (8 bytes), optimizer (48 bytes), run.step")

@@ -48,12 +48,13 @@ class Optimizer(NamedTuple):
 
     @property
     def step(self) -> Value:
-        """The first parameter's step, a number or a 0-dim tensor; None without."""
+        """The first parameter's step, a number or a 0-dim tensor, or that of a group, as FusedAdam
+        of Apex, DeepSpeed and Megatron writes it; None without."""
         for values in self.state.values():
             step = (as_mapping(values) or {}).get("step")
             if step is not None:
                 return step
-        return None
+        return next((group["step"] for group in self.groups if "step" in group), None)
 
     @property
     def label(self) -> str:
