@@ -106,28 +106,9 @@ def is_rank_file(archive: Archive) -> bool:
 
 def read_ranks(source: Source, open_archive: OpenArchive, limits: Limits = LIMITS) -> RankFiles:
     """Read the files of all ranks, one of which is `source`. DamagedError if the pieces of a tensor
-    are not the whole, UnsupportedError for sums that are not added up yet."""
+    are not the whole, two files are of one rank or a rank is beyond the number in the name,
+    UnsupportedError for sums that are not added up yet."""
     folder, name = os.path.split(source.path)
-    names, missing = _rank_names(folder, name)
-    archive = RankFiles(source, limits, missing)
-    archive.open_parts(folder, list(names.values()), open_archive)
-    try:
-        _join(archive, min(names))
-    except PtInspectError:
-        archive.close()
-        raise
-    archive.facts["set"] = {
-        "ranks": len(names) + len(missing), "files": list(names.values()), "missing": missing,
-    }  # fmt: skip
-    if missing:
-        text = f"files are missing: {join_names(map(printable_name, missing))}"
-        archive.warnings.append(Finding("missing-file", text))
-    return archive
-
-
-def _rank_names(folder: str, name: str) -> tuple[dict[int, str], list[str]]:
-    """Return the files of the ranks that are in the folder, and the names of the others.
-    DamagedError if two files are of one rank, or a rank is beyond the number in the name."""
     match = _NAME.fullmatch(name)
     assert match is not None
     head, tail = name[: match.start(2)], name[match.end(2) :]
@@ -143,7 +124,21 @@ def _rank_names(folder: str, name: str) -> tuple[dict[int, str], list[str]]:
     if last >= world:
         raise DamagedError(f"{printable_name(found[last])}: rank {last} is beyond {world} ranks")
     names = {rank: found[rank] for rank in sorted(found)}
-    return names, [f"{head}{rank}{tail}" for rank in range(world) if rank not in names]
+    missing = [f"{head}{rank}{tail}" for rank in range(world) if rank not in names]
+    archive = RankFiles(source, limits, missing)
+    archive.open_parts(folder, list(names.values()), open_archive)
+    try:
+        _join(archive, min(names))
+    except PtInspectError:
+        archive.close()
+        raise
+    archive.facts["set"] = {
+        "ranks": len(names) + len(missing), "files": list(names.values()), "missing": missing,
+    }  # fmt: skip
+    if missing:
+        text = f"files are missing: {join_names(map(printable_name, missing))}"
+        archive.warnings.append(Finding("missing-file", text))
+    return archive
 
 
 def _join(archive: RankFiles, first_rank: int) -> None:
@@ -296,7 +291,16 @@ def _describe(archive: Archive, value: Value, name: str) -> _Shards | None:
         dtype = dtype_by_name(inner[1].name) if isinstance(inner[1], Global) else None
         shape = sizes_of(inner[2], bounded_repr(name))
         if kind == "ShardedTensor":
-            return _sharded(dtype, shape, args[3], name)
+            # ShardedTensor.__getstate__: (shards of this process, metadata of all, …)
+            shards, metadata = [*(as_sequence(args[3]) or ()), None, None][:2]
+            fields = attributes_of(metadata) if isinstance(metadata, Call) else {}
+            listed = as_sequence(fields.get("shards_metadata")) or ()
+            own = []
+            for shard in as_sequence(shards) or ():
+                attributes = attributes_of(shard) if isinstance(shard, Call) else {}
+                box = _shard_box(attributes.get("metadata"), name)
+                own.append((box, attributes.get("tensor")))
+            return _Shards(dtype, shape, [_shard_box(item, name) for item in listed], own)
         return _dtensor(dtype, shape, args[3], name)._replace(requires_grad=inner[7] is True)
     if function in ("_rebuild_tensor_v2", "_rebuild_tensor_v3"):
         elements = locate(archive, value, bounded_repr(name))
@@ -304,19 +308,6 @@ def _describe(archive: Archive, value: Value, name: str) -> _Shards | None:
         needs_grad = len(args) > 4 and args[4] is True
         return _Shards(elements.dtype, elements.shape, [box], [(box, value)], needs_grad)
     return None
-
-
-def _sharded(dtype: DType | None, shape: tuple[int, ...], state: Value, name: str) -> _Shards:
-    """`ShardedTensor.__getstate__`: (shards of this process, metadata of all, …)."""
-    parts = as_sequence(state) or ()
-    shards, metadata = parts[:2] if len(parts) > 1 else ((), None)
-    fields = attributes_of(metadata) if isinstance(metadata, Call) else {}
-    boxes = [_shard_box(item, name) for item in as_sequence(fields.get("shards_metadata")) or ()]
-    own = []
-    for shard in as_sequence(shards) or ():
-        attributes = attributes_of(shard) if isinstance(shard, Call) else {}
-        own.append((_shard_box(attributes.get("metadata"), name), attributes.get("tensor")))
-    return _Shards(dtype, shape, boxes, own)
 
 
 def _shard_box(metadata: Value, name: str) -> Box:
@@ -384,9 +375,14 @@ def _whole_tensor(archive: RankFiles, name: str, shards: dict[int, _Shards]) -> 
     for box in first.boxes:
         found = copies.get(box, [])
         path = os.path.basename(found[0].archive.source.path) if found else ""
-        opener = partial(list, found) if found else partial(_missing_piece, name, archive.missing)
-        if mismatch is not None:
-            opener = partial(_refuse, mismatch)
+        opener: partial[list[Elements]] = partial(list, found)
+        if not found or mismatch is not None:
+            files = join_names(map(printable_name, archive.missing), 3) or "no file"
+            error = mismatch or DamagedError(
+                f"a piece of {bounded_repr(name)} is missing, it is in {files}",
+                hint="copy the files of all ranks into one folder",
+            )
+            opener = partial(_refuse, error)
         pieces.append(Piece(*box, path, opener))
     real = check_cover(name, first.shape, pieces)
     places = [(box, e.key, e.begin, e.data) for box, found in copies.items() for e in found]
@@ -424,14 +420,6 @@ def _without_padding(archive: RankFiles, elements: Elements, box: Box, name: str
     text = f"{path}: {extra:,} rows of padding of {bounded_repr(name)} are left out"
     archive.warnings.append(Finding("padding", text))
     return elements.range(0, prod(box[1]))
-
-
-def _missing_piece(name: str, missing: list[str]) -> list[Elements]:
-    files = join_names(map(printable_name, missing), 3) or "no file"
-    raise DamagedError(
-        f"a piece of {bounded_repr(name)} is missing, it is in {files}",
-        hint="copy the files of all ranks into one folder",
-    )
 
 
 def _refuse(error: DamagedError) -> list[Elements]:

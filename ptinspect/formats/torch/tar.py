@@ -276,19 +276,15 @@ def read_storages(
         spans[key] = Span(reader.name, expected, reader.pos - reader.base, base)
         reader.pos += expected
     if reader.pos < reader.stop:
-        _add_views(reader, ids)
+        views = reader.read_pickle()
+        if not isinstance(views, list):
+            raise reader.damaged("a list of views is expected")
+        for view in views:
+            if not isinstance(view, tuple) or len(view) != 4 or reader.key_text(view[1]) not in ids:
+                raise reader.damaged("a view's key, root, offset and size are expected")
+            key, root, offset, numel = reader.key_text(view[0]), reader.key_text(view[1]), *view[2:]
+            ids[key] = (*ids[root][:5], (key, offset, numel))
     return spans, ids
-
-
-def _add_views(reader: MemberReader, ids: dict[str, tuple[Value, ...]]) -> None:
-    views = reader.read_pickle()
-    if not isinstance(views, list):
-        raise reader.damaged("a list of views is expected")
-    for view in views:
-        if not isinstance(view, tuple) or len(view) != 4 or reader.key_text(view[1]) not in ids:
-            raise reader.damaged("a view's key, root, offset and size are expected")
-        key, root, offset, numel = reader.key_text(view[0]), reader.key_text(view[1]), *view[2:]
-        ids[key] = (*ids[root][:5], (key, offset, numel))
 
 
 def _add_missing_ids(tensors: dict[str, TensorEntry], ids: dict[str, tuple[Value, ...]]) -> None:

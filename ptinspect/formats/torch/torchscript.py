@@ -186,7 +186,16 @@ class _ModelJson:
         if (name := f"{self.folder}attributes.pkl") in directory.index:
             pickled = _run(directory, name, archive.limits)
             archive.streams, self.attributes = [pickled], as_sequence(pickled.root) or ()
-            self._fill_tensors(pickled.root)
+            values, seen = [pickled.root], {id(pickled.root): pickled.root}
+            while values:  # replace references to the table of tensors
+                value = values.pop()
+                if _is_function(value, f"{_TYPED}build_tensor_from_id"):
+                    tensor = self._tensor(value.args[0] if value.args else None)
+                    value.func, value.args = tensor.func, tensor.args
+                    continue
+                children = [child for _, child in iter_children(value) if id(child) not in seen]
+                seen |= {id(child): child for child in children}
+                values += children
         archive.objects = root = self._object()
         stack: list[tuple[dict[str, Any], Call]] = [(self.model["mainModule"], root)]
         while stack:
@@ -231,20 +240,6 @@ class _ModelJson:
                 script.methods[match[1]] = _schema(line, lines)
         for number in sorted(set(re.findall(r"\bCONSTANTS\.c(\d{1,9})\b", script.code)), key=int):
             self.archive.constants[f"c{number}"] = self._tensor(number)
-
-    def _fill_tensors(self, root: Value) -> None:
-        """Replace references to the table of tensors, `build_tensor_from_id(N)`, by tensors."""
-        stack, seen = [root], {id(root): root}
-        while stack:
-            value = stack.pop()
-            if _is_function(value, f"{_TYPED}build_tensor_from_id"):
-                tensor = self._tensor(value.args[0] if value.args else None)
-                value.func, value.args = tensor.func, tensor.args
-                continue
-            for _, child in iter_children(value):
-                if id(child) not in seen:
-                    seen[id(child)] = child
-                    stack.append(child)
 
     def _tensor(self, number: Any) -> Call:
         """Return the call that builds a tensor of the table."""

@@ -30,7 +30,6 @@ from typing import TYPE_CHECKING
 from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, LimitError, Place, PtInspectError
 from ptinspect.formats.archive import (
     ClassSource,
-    Declared,
     Finding,
     PicklelessArchive,
     Span,
@@ -218,30 +217,18 @@ def open_zip(
     damaged, or a storage that it refers to is incomplete. `pickled` is the pickle, if the caller
     has run it."""
     archive = kind(source, directory, limits)
-    name = f"{folder}data.pkl"
-    index = directory.index[name]
-    pickled = pickled or run(directory.read(index), record=name, limits=limits)
+    index, sizes, name = directory.index, directory.sizes, f"{folder}data.pkl"
+    pickled = pickled or run(directory.read(index[name]), record=name, limits=limits)
     archive.set_pickle(pickled)
-    start = None if source.base is None else directory.stored_start(index)
+    start = None if source.base is None else directory.stored_start(index[name])
     archive.origin = None if start is None or source.base is None else source.base + start
     declared = declared_storages(pickled)
-    archive.storages = _complete_storages(archive, folder, declared)
-    _read_facts(archive, folder)
-    return archive
-
-
-def _complete_storages(
-    archive: TorchZip, folder: str, declared: dict[object, Declared]
-) -> ZipStorages:
-    """Return the storages, which are in tensors/ in torch 1.4, else in data/. DamagedError unless
-    all declared ones are complete."""
-    index, sizes = archive.directory.index, archive.directory.sizes
 
     def find(prefix: str) -> dict[object, int]:
         get = index.get
         return {key: i for key in declared if (i := get(f"{prefix}{key}")) is not None}
 
-    prefix, older = f"{folder}data/", f"{folder}tensors/"
+    prefix, older = f"{folder}data/", f"{folder}tensors/"  # torch 1.4 wrote tensors/
     indices = find(prefix)
     is_complete = len(indices) == len(declared)
     if not is_complete and any(f"{older}{key}" in index for key in declared if key not in indices):
@@ -249,9 +236,10 @@ def _complete_storages(
     if len(indices) == len(declared):
         needed = [numel * itemsize for numel, itemsize in declared.values()]
         if all(map(ge, [sizes[i] for i in indices.values()], needed)):
-            storages = ZipStorages(archive.directory, prefix)
-            storages.indices = indices
-            return storages
+            archive.storages = ZipStorages(directory, prefix)
+            archive.storages.indices = indices
+            _read_facts(archive, folder)
+            return archive
     extents = []
     for key, storage in declared.items():
         size = sizes[indices[key]] if key in indices else None
@@ -347,13 +335,23 @@ def read_package(
         if name.startswith(".data/") or name in ("byteorder", "version") or name.endswith("/"):
             continue
         if name.endswith(".py"):
-            archive.modules[name] = _source_text(archive, record)
+            left = MAX_SOURCE - sum(map(len, archive.modules.values()))
+            archive.modules[name] = archive.read_record(record, left).decode("utf-8", "replace")
             continue
         pickled = _read_pickle(archive, record, index)
         if pickled is None:
             resources.append(name)
             continue
-        _check_pickle(archive, pickled, folder)
+        for key, declared in declared_storages(pickled).items():
+            storage = f"{folder}.data/{key}.storage"
+            archive.check_record(storage, declared.nbytes, "a storage", pickled.record)
+        for item in pickled.persistent:  # only their own code can load some objects
+            value = item.value if isinstance(item, PersistentId) else None
+            if isinstance(value, tuple) and value and value[0] == "reduce_package":
+                function = getattr(value[2], "path", "?") if len(value) > 2 else "?"
+                message = f"an object of {bounded_repr(function)} is not read (__reduce_package__)"
+                finding = Finding("unread-object", message, Place(pickled.record, item.offset))
+                archive.warnings.append(finding)
         archive.streams.append(pickled)
         objects[name] = pickled.root
     archive.value = objects
@@ -378,11 +376,6 @@ def module_name(path: str) -> str:
     return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
 
-def _source_text(archive: TorchPackage, record: str) -> str:
-    left = MAX_SOURCE - sum(map(len, archive.modules.values()))
-    return archive.read_record(record, left).decode("utf-8", "replace")
-
-
 def _read_pickle(archive: TorchPackage, record: str, index: int) -> Pickled | None:
     """Return the pickle in a record; None for a text or for bytes. DamagedError if the name says
     that it is a pickle, and the content does not agree."""
@@ -401,20 +394,6 @@ def _read_pickle(archive: TorchPackage, record: str, index: int) -> Pickled | No
         if is_named:
             raise
         return None
-
-
-def _check_pickle(archive: TorchPackage, pickled: Pickled, folder: str) -> None:
-    """Check the storages of a pickle, and name the objects that only their own code can load."""
-    for key, declared in declared_storages(pickled).items():
-        record = f"{folder}.data/{key}.storage"
-        archive.check_record(record, declared.nbytes, "a storage", pickled.record)
-    for item in pickled.persistent:
-        value = item.value if isinstance(item, PersistentId) else None
-        if isinstance(value, tuple) and value and value[0] == "reduce_package":
-            function = getattr(value[2], "path", "?") if len(value) > 2 else "?"
-            message = f"an object of {bounded_repr(function)} is not read (__reduce_package__)"
-            finding = Finding("unread-object", message, Place(pickled.record, item.offset))
-            archive.warnings.append(finding)
 
 
 def _class_sources(archive: TorchPackage) -> list[ClassSource]:
