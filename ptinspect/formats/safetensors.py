@@ -106,7 +106,18 @@ def read_safetensors(
     archive.metadata = metadata
     archive.facts = {"metadata": metadata} if metadata else {}
     archive.tensors = {name: _read_entry(name, fields) for name, fields in header.items()}
-    _check_layout(archive.tensors, None if any_size else source.size - start)
+    position = 0  # the tensors fill the file without gap or overlap
+    for entry in sorted(archive.tensors.values(), key=lambda entry: (entry.begin, entry.end)):
+        if entry.begin != position:
+            problem = "overlaps the one" if entry.begin < position else "leaves a gap after the one"
+            message = f"the tensor {bounded_repr(entry.name)} {problem} before it"
+            raise DamagedError(message, where=_HEADER)
+        position = entry.end
+    if not any_size and position != source.size - start:
+        raise DamagedError(
+            f"the tensors have {position:,} bytes, but {source.size - start:,} follow the header",
+            hint=DOWNLOAD_AGAIN,
+        )
     archive.storages = {
         name: Span(None, entry.end - entry.begin, start + entry.begin, source.base)
         for name, entry in archive.tensors.items()
@@ -211,22 +222,6 @@ def _sizes(value: Value) -> tuple[int, ...] | None:
     if isinstance(value, list) and all(type(n) is int and 0 <= n < 1 << 63 for n in value):
         return tuple(value)
     return None
-
-
-def _check_layout(tensors: dict[str, TensorEntry], size: int | None) -> None:
-    """Raise DamagedError unless the tensors fill `size` bytes without gap or overlap."""
-    position = 0
-    for entry in sorted(tensors.values(), key=lambda entry: (entry.begin, entry.end)):
-        if entry.begin != position:
-            problem = "overlaps the one" if entry.begin < position else "leaves a gap after the one"
-            message = f"the tensor {bounded_repr(entry.name)} {problem} before it"
-            raise DamagedError(message, where=_HEADER)
-        position = entry.end
-    if size is not None and position != size:
-        raise DamagedError(
-            f"the tensors have {position:,} bytes, but {size:,} follow the header",
-            hint=DOWNLOAD_AGAIN,
-        )
 
 
 def unique_names(pairs: list[tuple[str, Value]]) -> dict[str, Value]:

@@ -95,7 +95,16 @@ def read_sharded(
     shards."""
     index = read_index_file(source, limits)
     folder = index_folder(source)
-    _check_shards_exist(index, folder)
+    names = index.shards
+    missing = [name for name in names if not os.path.exists(os.path.join(folder, name))]
+    if missing:  # before the first is opened
+        verb = "is" if len(missing) == 1 else "are"
+        count = f"{len(missing):,} of its {len(names):,} shards {verb}"
+        raise DamagedError(
+            f"{count if len(names) > 1 else 'its only shard is'} missing: {_join(missing)}",
+            where=index.place(missing[0]),
+            hint=f"download the missing files into the folder of the index ({folder or '.'})",
+        )
     archive = ShardedModel(source, index.weight_map, limits)
     archive.open_parts(folder, index.shards, partial(_open_shard, open_archive))
     try:
@@ -167,20 +176,6 @@ def index_folder(source: Source) -> str:
     return os.path.dirname(source.path)
 
 
-def _check_shards_exist(index: IndexFile, folder: str) -> None:
-    """Raise DamagedError with the names of all missing shards, before the first is opened."""
-    names = index.shards
-    missing = [name for name in names if not os.path.exists(os.path.join(folder, name))]
-    if missing:
-        verb = "is" if len(missing) == 1 else "are"
-        count = f"{len(missing):,} of its {len(names):,} shards {verb}"
-        raise DamagedError(
-            f"{count if len(names) > 1 else 'its only shard is'} missing: {_join(missing)}",
-            where=index.place(missing[0]),
-            hint=f"download the missing files into the folder of the index ({folder or '.'})",
-        )
-
-
 def _open_shard(open_archive: OpenArchive, source: Source, limits: Limits) -> Archive:
     """Open one shard. UnsupportedError for formats that shards never have."""
     archive = open_archive(source, limits)
@@ -207,19 +202,15 @@ def _shard_weights(part: Archive, number: int) -> dict[str, Value]:
     return {str(key_value(key)): value for key, value in items.items()}
 
 
-def _shard_metadata(part: Archive) -> dict[Value, Value]:
-    """Return a shard's `_metadata`, which `Module.state_dict` sets on an OrderedDict."""
-    state = part.root.state if isinstance(part.root, Call) else None
-    metadata = state.get("_metadata") if isinstance(state, dict) else None
-    if isinstance(metadata, Call):
-        return metadata.pairs
-    return metadata if isinstance(metadata, dict) else {}
-
-
 def _join_shards(archive: ShardedModel, index: IndexFile) -> None:
     """Combine the shards' tensors under their names, and compare them with the weight_map."""
     names, parts = index.shards, archive.parts
-    metadata = [_shard_metadata(part) for part in parts]
+    metadata: list[dict[Value, Value]] = []
+    for part in parts:  # `Module.state_dict` sets it on an OrderedDict
+        state = part.root.state if isinstance(part.root, Call) else None
+        items = state.get("_metadata") if isinstance(state, dict) else None
+        items = items.pairs if isinstance(items, Call) else items
+        metadata.append(items if isinstance(items, dict) else {})
     weights = {
         name: _shard_weights(part, number)
         for number, (name, part) in enumerate(zip(names, parts, strict=True))
@@ -239,10 +230,18 @@ def _join_shards(archive: ShardedModel, index: IndexFile) -> None:
                 duplicates.append(f"{printable_name(key)} in {printable_name(name)}")
     root = ordered_dict((key, pairs[key]) for key in order_keys(pairs))
     if any(metadata):
-        merged = {str(key): value for items in metadata for key, value in items.items()}
+        merged = {str(key): value for each in metadata for key, value in each.items()}
         root.change().states.append({"_metadata": ordered_dict(merged)})
     archive.value = root
-    _combine_facts(archive, index)
+    only_safetensors = all(part.format == "safetensors" for part in parts)
+    archive.format = "safetensors-index" if only_safetensors else "torch-index"
+    archive.streams = [stream for part in parts for stream in part.streams]
+    if archive.streams:
+        archive.pickled = archive.streams[0]
+    orders = {part.byteorder for part in parts}
+    archive.byteorder = orders.pop() if len(orders) == 1 else "little"
+    archive.warnings = [finding for part in parts for finding in part.warnings]
+    archive.facts = {"shards": names}
     archive.warnings += _index_warnings(parts, index, unlisted, duplicates)
 
 
@@ -260,19 +259,6 @@ def _check_weight_map(index: IndexFile, weights: dict[str, dict[str, Value]]) ->
             where=index.place(first),
             hint="index and shards are of different downloads or conversions: download all again",
         )
-
-
-def _combine_facts(archive: ShardedModel, index: IndexFile) -> None:
-    parts = archive.parts
-    only_safetensors = all(part.format == "safetensors" for part in parts)
-    archive.format = "safetensors-index" if only_safetensors else "torch-index"
-    archive.streams = [stream for part in parts for stream in part.streams]
-    if archive.streams:
-        archive.pickled = archive.streams[0]
-    orders = {part.byteorder for part in parts}
-    archive.byteorder = orders.pop() if len(orders) == 1 else "little"
-    archive.warnings = [finding for part in parts for finding in part.warnings]
-    archive.facts = {"shards": index.shards}
 
 
 def _index_warnings(

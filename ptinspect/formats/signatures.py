@@ -130,13 +130,8 @@ def identify_signature(head: bytes, tail: bytes, size: int) -> Identity | None:
             "the index of a TensorFlow checkpoint",
             "read it with tf.train.load_checkpoint(prefix)",
         )
-    return _identify_protobuf(head)
-
-
-def _identify_protobuf(head: bytes) -> Identity | None:
-    """Identify ONNX and TensorFlow files, which have no magic number. Their first field is a
-    version, their second a producer's name (ONNX) or a graph (`onnx.proto`,
-    `saved_model.proto`)."""
+    # ONNX and TensorFlow have no magic number. Their first field is a version, their second a
+    # producer's name (ONNX) or a graph (`onnx.proto`, `saved_model.proto`).
     if len(head) < 4 or head[0] != 0x08 or not 0 < head[1] < 0x20:
         return None
     onnx = Identity("onnx", "an ONNX model", "load it with onnx.load(path)")
@@ -190,7 +185,16 @@ def identify_text(head: bytes, size: int) -> Identity | None:
         return None
     start = decoded.lstrip("\ufeff \t\r\n")
     if start.startswith(_LFS):
-        return _identify_lfs_pointer(start)
+        # https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
+        fields = dict(line.partition(" ")[::2] for line in start.splitlines()[:20])
+        oid, length = fields.get("oid", "?"), fields.get("size", "?")
+        is_number = length.isdigit() and len(length) < 20
+        real = f"{int(length):,} bytes" if is_number else "unknown size"
+        return Identity(
+            "git-lfs",
+            f"a Git LFS pointer to a file of {real} ({bounded_repr(oid)})",
+            "download the file itself, in its repository: git lfs pull",
+        )
     lower = start[:200].lower()
     if lower.startswith(("<!doctype html", "<html", "<head", "<body")):
         title = re.search(_TITLE, start)
@@ -232,18 +236,6 @@ def _decode_text(head: bytes, truncated: bool) -> str | None:
     if any(ord(char) < 32 and char not in "\t\n\r\f\x1b" for char in decoded):
         return None
     return decoded if encoding == "utf-8" or re.match(_JSON, decoded.lstrip()) else None
-
-
-def _identify_lfs_pointer(start: str) -> Identity:
-    """Describe a Git LFS pointer: https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md"""
-    fields = dict(line.partition(" ")[::2] for line in start.splitlines()[:20])
-    oid, size = fields.get("oid", "?"), fields.get("size", "?")
-    real = f"{int(size):,} bytes" if size.isdigit() and len(size) < 20 else "unknown size"
-    return Identity(
-        "git-lfs",
-        f"a Git LFS pointer to a file of {real} ({bounded_repr(oid)})",
-        "download the file itself, in its repository: git lfs pull",
-    )
 
 
 def identify_zeros(source: Source) -> Identity:

@@ -95,22 +95,17 @@ class ZipDirectory:
         self.has_crcs = any(self.crcs)
         self.names = decode_names(self.raw_names)
         self.index = dict(zip(self.names, range(len(rows)), strict=True))
-        self.stops = self._find_stops()
+        end, ordered = self.bounds.start, sorted(self.headers)
+        self.stops: Sequence[int] = (*self.headers[1:], end)
+        if ordered != list(self.headers):
+            # backwards, so that of two entries at one place each is followed by the other at once
+            following = dict(zip(reversed(ordered), [end, *reversed(ordered[1:])], strict=True))
+            self.stops = [following[header] for header in self.headers]
         self._headers: tuple[Buffer, int] | None = None
         self._check()
 
     def __len__(self) -> int:
         return len(self.names)
-
-    def _find_stops(self) -> Sequence[int]:
-        """Return for each entry the start of what follows it in the file."""
-        end = self.bounds.start
-        ordered = sorted(self.headers)
-        if ordered == list(self.headers):
-            return (*self.headers[1:], end)
-        # backwards, so that of two entries at one place each is followed by the other at once
-        following = dict(zip(reversed(ordered), [end, *reversed(ordered[1:])], strict=True))
-        return [following[header] for header in self.headers]
 
     def _check(self) -> None:
         """Fill `findings`. Each check first looks at a column as a whole, so that honest files,

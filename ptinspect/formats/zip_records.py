@@ -105,7 +105,13 @@ def find_bounds(source: Source) -> Bounds:
         if any(short != full and short != wide & full for wide, short, full in fields):
             message = "its two end records disagree about the directory"
             findings.append(Finding("zip-end", message, Place(None, end)))
-    _check_bounds(count, start, size, end)
+    if start + size > end:
+        raise _moved_error(start, end - size, end)
+    if not count * 46 <= size <= count * _LONGEST_ENTRY:
+        raise DamagedError(
+            f"the zip's directory cannot have {count:,} entries in {size:,} bytes",
+            where=Place(None, start),
+        )
     zip64_end = end_record - _LOCATOR64.size - _END64.size if zip64 else end
     for gap, offset in ((end - start - size, start + size), (zip64_end - end, end)):
         if gap > 0:
@@ -199,17 +205,6 @@ def _read_zip64(source: Source, end: int) -> tuple[int, int, int, int] | None:
     return count, size, start, offset
 
 
-def _check_bounds(count: int, start: int, size: int, end: int) -> None:
-    """Raise DamagedError unless a directory of that size fits and can have so many entries."""
-    if start + size > end:
-        raise _moved_error(start, end - size, end)
-    if not count * 46 <= size <= count * _LONGEST_ENTRY:
-        raise DamagedError(
-            f"the zip's directory cannot have {count:,} entries in {size:,} bytes",
-            where=Place(None, start),
-        )
-
-
 def _moved_error(recorded: int, actual: int, end: int) -> DamagedError:
     difference = f"{abs(recorded - actual):,} bytes"
     problem = "are missing" if recorded > actual else "were added"
@@ -250,7 +245,13 @@ def read_rows(data: bytes, bounds: Bounds) -> tuple[list[tuple[int, ...]], int]:
         lengths = data[pos + 28 : pos + 34]
         if len(lengths) < 6:
             raise _truncated_error(bounds, len(rows), pos)
-        layout = _LAYOUTS.get(lengths) or _new_layout(lengths)
+        layout = _LAYOUTS.get(lengths)
+        if layout is None:
+            if len(_LAYOUTS) >= 1 << 10:
+                _LAYOUTS.clear()
+            name, extra, comment = _LENGTHS.unpack(lengths)
+            layout = Struct(f"<4s4xHH4x3L6s8xL{name}s{extra}s{comment}x")
+            _LAYOUTS[lengths] = layout
         size = layout.size
         limit = min(count - len(rows), (len(data) - pos) // size)
         before = len(rows)
@@ -262,14 +263,6 @@ def read_rows(data: bytes, bounds: Bounds) -> tuple[list[tuple[int, ...]], int]:
             raise _truncated_error(bounds, before, pos)
         pos += (len(rows) - before) * size
     return rows, pos
-
-
-def _new_layout(lengths: bytes) -> Struct:
-    name, extra, comment = _LENGTHS.unpack(lengths)
-    if len(_LAYOUTS) >= 1 << 10:
-        _LAYOUTS.clear()
-    layout = Struct(f"<4s4xHH4x3L6s8xL{name}s{extra}s{comment}x")
-    return _LAYOUTS.setdefault(lengths, layout)
 
 
 def _truncated_error(bounds: Bounds, index: int, pos: int) -> DamagedError:
@@ -289,23 +282,18 @@ def apply_zip64(
         return packed, sizes, headers
     columns = [list(sizes), list(packed), list(headers)]
     for i, extra in enumerate(extras):
-        values = _zip64_values(extra)
+        pos, values = 0, b""
+        while pos + 4 <= len(extra):  # find the zip64 field among the extra fields
+            kind, size = _EXTRA.unpack_from(extra, pos)
+            if kind == 1:
+                values = extra[pos + 4 : pos + 4 + size]
+                break
+            pos += 4 + size
         for column in columns:
             if column[i] == FULL32 and len(values) >= 8:
                 column[i] = int.from_bytes(values[:8], "little")
                 values = values[8:]
     return columns[1], columns[0], columns[2]
-
-
-def _zip64_values(extra: bytes) -> bytes:
-    """Return the content of the zip64 field among the extra fields, or nothing."""
-    pos = 0
-    while pos + 4 <= len(extra):
-        kind, size = _EXTRA.unpack_from(extra, pos)
-        if kind == 1:
-            return extra[pos + 4 : pos + 4 + size]
-        pos += 4 + size
-    return b""
 
 
 def decode_names(raw: Sequence[bytes]) -> list[str]:

@@ -102,7 +102,10 @@ def read_deepspeed(
         )
     archive.open_parts(folder, names, open_archive)
     try:
-        states = [_root(part, name) for part, name in zip(archive.parts, names, strict=True)]
+        for part, name in zip(archive.parts, names, strict=True):
+            if as_mapping(part.root) is None:
+                raise DamagedError(f"{printable_name(name)} is not a file of DeepSpeed")
+        states = [text_items(part.root) for part in archive.parts]
         _join(archive, states[: len(models)], states[len(models) :], optimizers)
     except PtInspectError:
         archive.close()
@@ -116,12 +119,6 @@ def read_deepspeed(
         Finding("unread-object", "the state of the optimizer is not put together")
     )
     return archive
-
-
-def _root(part: Archive, name: str) -> dict[str, Value]:
-    if as_mapping(part.root) is None:
-        raise DamagedError(f"{printable_name(name)} is not a file of DeepSpeed")
-    return text_items(part.root)
 
 
 def _join(
@@ -339,7 +336,7 @@ def read_megatron(
     if not files:
         raise DamagedError(f"no rank in {printable_name(folder)} has a file of its model")
     archive.open_parts(folder, files, open_archive)
-    ranks: dict[Value, Value] = {}
+    ranks: dict[str, Value] = {}
     try:
         for number, (path, part) in enumerate(zip(files, archive.parts, strict=True)):
             prefix_storage_keys(part.pickled, str(number))
@@ -348,7 +345,7 @@ def read_megatron(
     except PtInspectError:
         archive.close()
         raise
-    archive.value = ranks
+    archive.value = dict(ranks)
     missing = _missing_ranks(archive.parts[0], files)
     archive.facts["set"] = {
         "ranks": len(files), "tag": os.path.basename(folder), "files": files, "missing": missing,
@@ -356,11 +353,12 @@ def read_megatron(
     if missing:
         text = f"files are missing: {join_names(map(printable_name, missing), 3)}"
         archive.warnings.append(Finding("missing-file", text))
-    others = _other_files(folder, files)
+    # Files next to those of the model, such as distrib_optim.pt of the distributed optimizer.
+    paths = [os.path.join(r, name) for r in ranks for name in os.listdir(os.path.join(folder, r))]
+    others = sorted(path for path in paths if path.endswith(".pt") and path not in files)
     if others:
-        text = (
-            f"files of torch.save that are not read: {join_names(map(printable_name, others), 3)}"
-        )
+        listed = join_names(map(printable_name, others), 3)
+        text = f"files of torch.save that are not read: {listed}"
         archive.warnings.append(Finding("not-read", text))
     if len(files) + len(missing) > 1:
         entry = f"{os.path.dirname(files[0])}.model"
@@ -371,14 +369,6 @@ def read_megatron(
         )
         archive.warnings.append(Finding("not-joined", text))
     return archive
-
-
-def _other_files(folder: str, files: list[str]) -> list[str]:
-    """Return the files next to those of the model, such as distrib_optim.pt, which has the state of
-    the distributed optimizer."""
-    ranks = dict.fromkeys(map(os.path.dirname, files))
-    paths = [os.path.join(r, name) for r in ranks for name in os.listdir(os.path.join(folder, r))]
-    return sorted(path for path in paths if path.endswith(".pt") and path not in files)
 
 
 def _missing_ranks(first: Archive, files: list[str]) -> list[str]:

@@ -271,7 +271,12 @@ def read_dcp(
             archive.spans[str(name)] = span
             value = dense_tensor(str(name), span.dtype, span.shape)
             if span.dtype.kind == "quantized":  # the scale is in the piece
-                quantized = _quantized_tensor(archive, infos.get(name, {}), name)
+                places = infos.get(name, {})
+                if len(places) != 1:
+                    text = f"{bounded_repr(name)} is quantized, and in {len(places)} pieces"
+                    raise UnsupportedError(text)
+                places = dict.fromkeys([None], *places.values())
+                quantized = _plain_value(archive, places, name)
                 value = value if quantized is _MISSING else quantized
         _insert(values, steps, value)
     archive.value = _lists(values)
@@ -362,13 +367,6 @@ def _plain_value(archive: TorchDcp, places: _Places, name: str) -> Value:
     archive.inner[prefix] = part
     archive.streams.append(part.pickled)
     return part.root
-
-
-def _quantized_tensor(archive: TorchDcp, places: _Places, name: str) -> Value:
-    """Return a quantized tensor. UnsupportedError if it is in several pieces."""
-    if len(places) != 1:
-        raise UnsupportedError(f"{bounded_repr(name)} is quantized, and in {len(places)} pieces")
-    return _plain_value(archive, dict.fromkeys([None], *places.values()), name)
 
 
 def _insert(values: dict[Value, Value], steps: Any, value: Value) -> None:

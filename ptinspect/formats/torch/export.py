@@ -22,7 +22,6 @@ from __future__ import annotations
 import re
 import struct
 from collections import Counter
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from ptinspect.dtypes import DType, dtype_by_name
@@ -105,7 +104,10 @@ def read_export(
     archive.folder = folder
     programs: dict[str, Value] = {}
     facts, compiled = [], []
-    for name, record in _programs(directory, folder):
+    prefix = f"{folder}models/"
+    records = [n for n in directory.names if n.startswith(prefix) and n.endswith(".json")]
+    for record in [_OLD] if _OLD in directory.index else records:
+        name = "model" if record == _OLD else record[len(prefix) : -len(".json")]
         graph = archive.read_json(record)
         signature = _at(graph, "graph_module", "signature") or {}
         tensors = {
@@ -143,17 +145,6 @@ def read_export(
     archive.facts["programs"] = facts
     archive.value = next(iter(programs.values())) if len(programs) == 1 else dict(programs)
     return archive
-
-
-def _programs(directory: ZipDirectory, folder: str) -> Iterator[tuple[str, str]]:
-    """Yield name and record of each program."""
-    if _OLD in directory.index:
-        yield "model", _OLD
-        return
-    prefix = f"{folder}models/"
-    for record in directory.names:
-        if record.startswith(prefix) and record.endswith(".json"):
-            yield record[len(prefix) : -len(".json")], record
 
 
 def _compiled_weights(

@@ -130,7 +130,13 @@ def locate_storages(
     for key in names:
         length = storages[key].nbytes
         if pos + 8 + length > stop:
-            raise _truncated_in_storages(keys.end, names, storages, stop)
+            extents, begin = [], keys.end
+            for name in names:
+                expected, left = storages[name].nbytes, stop - begin - 8
+                present = None if left < 0 else min(left, expected)
+                extents.append(StorageExtent(bounded_repr(name), expected, present))
+                begin += 8 + expected
+            raise truncated_error(TRUNCATED, "the object", extents)
         raw = data[pos : pos + 8]
         numel = storages[key].numel
         if _COUNT.unpack(raw)[0] != numel and _COUNT_BIG.unpack(raw)[0] != numel:
@@ -175,17 +181,3 @@ def _check_keys(keys: Pickled, storages: dict[object, Declared]) -> list[str | i
             hint=DOWNLOAD_AGAIN,
         )
     return names
-
-
-def _truncated_in_storages(
-    pos: int, names: list[str | int], storages: dict[object, Declared], stop: int
-) -> DamagedError:
-    """Return the error for a stream that ends before its last storage, which start at `pos`."""
-    extents = []
-    for key in names:
-        expected = storages[key].nbytes
-        left = stop - pos - 8
-        present = None if left < 0 else min(left, expected)
-        extents.append(StorageExtent(bounded_repr(key), expected, present))
-        pos += 8 + expected
-    return truncated_error(TRUNCATED, "the object", extents)

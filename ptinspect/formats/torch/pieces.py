@@ -398,14 +398,11 @@ def mesh_cuts(
         (strided if kind == "_StridedShard" else normal).append((index, dim))
         factor = fields.get("split_factor")
         later = range(index + 1, len(placements))
-        same = [i for i in later if _shard_dim(placements[i]) == dim]
+        others = ((i, placements[i]) for i in later)
+        same = [i for i, p in others if isinstance(p, Call) and attributes_of(p).get("dim") == dim]
         if kind == "_StridedShard" and factor != prod(sizes[i] for i in same):
             raise UnsupportedError(f"{bounded_repr(name)} is cut into strides of other processes")
     return [*normal, *reversed(strided)]
-
-
-def _shard_dim(placement: Value) -> Value:
-    return attributes_of(placement).get("dim") if isinstance(placement, Call) else None
 
 
 def piece_box(

@@ -88,7 +88,13 @@ def read_tar(source: Source, limits: Limits = LIMITS, *, allow_truncated: bool =
     storages = MemberReader(source, members["storages"], limits)
     spans, storage_ids = read_storages(storages, source.base, allow_truncated=allow_truncated)
     if allow_truncated:
-        _add_missing_ids(entries, storage_ids)
+        for tensor in entries.values():  # ids of the storages that are not there
+            key, kind = tensor.storage, tensor.type
+            if key is not None and key not in storage_ids and isinstance(kind, Global):
+                path = kind.module, kind.name.replace("Tensor", "Storage")
+                numel = required_numel(tensor.offset, tensor.size, tensor.stride)
+                storage_class = Global(*path, kind.offset)
+                storage_ids[key] = ("storage", storage_class, key, "cpu", numel, None)
     for item in main.persistent:
         if isinstance(item, PersistentId):
             item.value = _legacy_id(item, entries, storage_ids)
@@ -285,16 +291,6 @@ def read_storages(
             key, root, offset, numel = reader.key_text(view[0]), reader.key_text(view[1]), *view[2:]
             ids[key] = (*ids[root][:5], (key, offset, numel))
     return spans, ids
-
-
-def _add_missing_ids(tensors: dict[str, TensorEntry], ids: dict[str, tuple[Value, ...]]) -> None:
-    """Add ids for the storages that tensors refer to and that a truncated tar does not have."""
-    for tensor in tensors.values():
-        key, kind = tensor.storage, tensor.type
-        if key is not None and key not in ids and isinstance(kind, Global):
-            storage_class = Global(kind.module, kind.name.replace("Tensor", "Storage"), kind.offset)
-            numel = required_numel(tensor.offset, tensor.size, tensor.stride)
-            ids[key] = ("storage", storage_class, key, "cpu", numel, None)
 
 
 def _legacy_id(
