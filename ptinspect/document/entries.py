@@ -141,10 +141,10 @@ def describe(value: Value) -> Description | None:
         return None if value else ("dict", {"length": 0, "head": []})
     if isinstance(value, Global):
         return _describe_global(value)
-    if isinstance(value, PersistentId):
-        return _describe_persistent_id(value)
     if isinstance(value, Call):
         return _describe_call(value)
+    if isinstance(value, PersistentId):
+        return _describe_persistent_id(value)
     if isinstance(value, Extension):
         return "extension", value.code
     return "buffer", value.index if isinstance(value, OutOfBand) else None
@@ -222,17 +222,12 @@ def _describe_call(call: Call) -> Description | None:
         return None if name is None else ("global", name)
     if is_pickled_by_value(call):
         return "code", global_path(call)
-    return _describe_container(call, path)
-
-
-def _describe_container(call: Call, path: str) -> Description | None:
-    """Describe containers of simple values, and classes called with them, such as `Color(1)`."""
+    # Containers of simple values, and classes called with them, such as `Color(1)`.
     kind = path.removeprefix("builtins.")
     items = as_sequence(call)
     if items is not None and not attributes_of(call):
         return _describe_items(kind, items)
-    mapping = as_mapping(call)
-    if mapping is not None:
+    if (mapping := as_mapping(call)) is not None:
         is_empty = not mapping and not attributes_of(call)
         return (path, {"length": 0, "head": []}) if is_empty else None
     arguments = constructor_arguments(call)

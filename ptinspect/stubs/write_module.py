@@ -368,10 +368,10 @@ def write_imports(names: set[str], imports: ImportTable | None = None) -> list[s
     aliases = {"nn": "from torch import nn", "F": "from torch.nn import functional as F"}
     froms = [aliases[name] for name in aliases if name in used]
     guarded: list[str] = []
-    for module, pairs in sorted(imports.imported_names.items()) if imports is not None else ():
+    for module, idents in sorted(imports.imported_names.items()) if imports is not None else ():
         # Private names come and go between versions of torch.
-        private = [pair for pair in pairs if pair[0].startswith("_") or "._" in module]
-        public = sorted(set(pairs) - set(private))
+        private = {pair for pair in idents.items() if pair[0].startswith("_") or "._" in module}
+        public = sorted(idents.items() - private)
         if public:
             texts = [n if n == ident else f"{n} as {ident}" for n, ident in public]
             froms.append("\n".join(from_import(f"from {module} import", texts)))

@@ -336,14 +336,6 @@ def walk_model(root: Module, name: str) -> Iterator[tuple[Access, Call, Module |
                 stack.append((Access(step, access, key), child))
 
 
-def access_paths(root: Module, name: str) -> dict[int, Access]:
-    """Return the first access to each module and tensor of a model, by id of its call."""
-    paths: dict[int, Access] = {}
-    for access, call, _, _ in walk_model(root, name):
-        paths.setdefault(id(call), access)
-    return paths
-
-
 class ModelParts(NamedTuple):
     """Ids of the calls of all modules and tensors; `shared` are those with several paths."""
 

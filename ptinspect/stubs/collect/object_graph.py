@@ -43,12 +43,12 @@ from ptinspect.stubs.collect.modules import (
     ASSEMBLED,
     WRAPPERS,
     ModelParts,
-    access_paths,
     assemble,
     buffer,
     model_parts,
     parameter,
     torch_module,
+    walk_model,
 )
 from ptinspect.stubs.collect.references import (
     QualifiedName,
@@ -59,6 +59,7 @@ from ptinspect.stubs.collect.references import (
 from ptinspect.stubs.collect.safe_globals import global_text
 from ptinspect.stubs.collect.source import (
     NONE,
+    Access,
     CallExpr,
     DictExpr,
     Expr,
@@ -359,7 +360,9 @@ class ObjectGraph:
         plain = not registers_itself(value, self.tensor_of)
         parts, _ = parts_in(value, self.model.ids)
         if parts:
-            paths = access_paths(module, "self")
+            paths: dict[int, Access] = {}  # the first access to each module and tensor
+            for access, part, _, _ in walk_model(module, "self"):
+                paths.setdefault(id(part), access)
             if all(part in paths for part in parts) and not self.model.shared.intersection(parts):
                 return [Member("late", key, shared_attribute(value, paths, self.expr_of), plain)]
             self.deferred.append(Deferred(module, key))

@@ -120,9 +120,8 @@ class ImportTable:
     """
 
     names: Names
-    imported_names: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
+    imported_names: dict[str, dict[str, str]] = field(default_factory=dict)
     modules: set[str] = field(default_factory=set)
-    _idents: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def safe_name(self, module: str, name: str) -> str | None:
         """Return source for an entry of SAFE_GLOBALS; None for what can act or is unknown."""
@@ -148,11 +147,10 @@ class ImportTable:
             if text is not None:
                 return text
             outer, dot, inner = name.partition(".")
-            ident = self._idents.get((module, outer))
-            if ident is None:
-                ident = self._idents[module, outer] = self.names.new(outer)
-                self.imported_names.setdefault(module, []).append((outer, ident))
-            return f"{ident}{dot}{inner}"
+            idents = self.imported_names.setdefault(module, {})
+            if outer not in idents:
+                idents[outer] = self.names.new(outer)
+            return f"{idents[outer]}{dot}{inner}"
         if top == "numpy":
             return f"np.{name}" if module == "numpy" else None
         if module == "builtins":
