@@ -56,31 +56,6 @@ _MAX_SHARED_FIELDS = 8
 _SIZED = (str, bytes, tuple, list, dict)
 
 
-def _has_computed_key(attributes: dict[Value, Value]) -> bool:
-    """Return True if a key is the result of a call, which can be any string."""
-    only_strings = set(map(type, attributes)) <= {str}
-    return not only_strings and any(isinstance(key_value(key), Inert) for key in attributes)
-
-
-def _states_set_by_call(func: Value, args: tuple[Value, ...]) -> list[Value]:
-    """Return the states that a call passes to torch._utils._set_obj_state.
-
-    `_rebuild_from_type_v2` may call a function that sets attributes in its turn.
-    """
-    states: list[Value] = []
-    for _ in range(values.MAX_DEPTH):
-        if not isinstance(func, Global) or len(args) < 3:
-            break
-        rebuilds_from_type = func.name.startswith("_rebuild_from_type")
-        if not rebuilds_from_type and func.name != "_rebuild_parameter_with_state":
-            break
-        states.extend(args[3:4])
-        if not rebuilds_from_type or not isinstance(args[2], tuple):
-            break
-        func, args = calls.resolve_callable(args[0]), args[2]
-    return states
-
-
 class StreamJudge:
     """Judges one stream.
 
@@ -113,7 +88,6 @@ class StreamJudge:
         self._attributes: dict[Value, dict[str, Value]] = {}
         self._loaders: dict[Global, Event] = {}
         self._loader_calls: dict[Global, int] = {}
-        self._frame_end = 0
 
     def judge(self, recorder: Recorder) -> None:
         """Add what the run did to `findings` and `payloads`.
@@ -123,14 +97,24 @@ class StreamJudge:
         for event in recorder.events:
             if event.opcode == "BUILD" and isinstance(event.target, Inert):
                 event.target.change().states.clear()
+        frame_end = 0
         for event in recorder.events:
             opcode = event.opcode
             if opcode in _CALL_OPCODES:
                 self._judge_call(event)
             elif opcode in _IMPORT_OPCODES:
-                self._judge_import(event)
-            elif opcode == "FRAME":
-                self._judge_frame(event)
+                name = event.target
+                judgement = calls.judge_import(name)
+                if judgement.verdict != CLEAN:
+                    self._add(event, judgement.verdict, judgement.name, judgement.reason)
+                if isinstance(name, Global) and name.path == _LOAD_FROM_BYTES:
+                    self._loaders.setdefault(name, event)
+            elif opcode == "FRAME":  # C's unpickler reads past the end of a frame, pickle.py not
+                if event.offset < frame_end:
+                    reason = "a frame begins inside another one: readers disagree about its content"
+                    self._add(event, DANGEROUS, "frame", reason)
+                assert isinstance(event.target, int)
+                frame_end = event.target
             else:
                 if opcode == "BUILD" and isinstance(event.target, Inert):
                     event.target.change().states.append(event.argument)
@@ -138,8 +122,8 @@ class StreamJudge:
         for storage, offset, reason in values.conflicting_storages(recorder.persistent):
             opcode = "REDUCE" if storage == "tensor" else "BINPERSID"
             self._add(Event(offset, opcode, None), DANGEROUS, storage, reason)
-        for name, event in self._loaders.items():
-            if name.uses > self._loader_calls.get(name, 0):
+        for loader, event in self._loaders.items():
+            if loader.uses > self._loader_calls.get(loader, 0):
                 reason = "is stored as a value, and may later be called with bytes from elsewhere"
                 self._add(event, UNKNOWN, f"{_LOAD_FROM_BYTES} as a value", reason)
 
@@ -149,14 +133,6 @@ class StreamJudge:
         offset = event.offset - self.shift
         self.findings.add(Finding(name, verdict, reason, self.record, offset, event.opcode, call))
 
-    def _judge_frame(self, event: Event) -> None:
-        """CPython's C unpickler reads past the end of a frame; pickle.py does not."""
-        if event.offset < self._frame_end:
-            reason = "a frame begins inside another one: readers disagree about its content"
-            self._add(event, DANGEROUS, "frame", reason)
-        assert isinstance(event.target, int)
-        self._frame_end = event.target
-
     def _first_sight(self, purpose: str, value: Collection[Value]) -> Collection[Value]:
         """Return the items of a value; none of them if it is wide and was examined before."""
         if len(value) > _WIDE:
@@ -164,16 +140,6 @@ class StreamJudge:
                 return ()
             self._wide[purpose, id(value)] = True
         return value
-
-    # --- imports --------------------------------------------------------------------------
-
-    def _judge_import(self, event: Event) -> None:
-        name = event.target
-        judgement = calls.judge_import(name)
-        if judgement.verdict != CLEAN:
-            self._add(event, judgement.verdict, judgement.name, judgement.reason)
-        if isinstance(name, Global) and name.path == _LOAD_FROM_BYTES:
-            self._loaders.setdefault(name, event)
 
     # --- calls ----------------------------------------------------------------------------
 
@@ -188,10 +154,14 @@ class StreamJudge:
                 self._add(event, DANGEROUS, "tensor", values.EXCEEDS_STORAGE)
             if values.has_indices(func, args):
                 self.sparse.append(call)
-            if self._is_clean_at_once(func, call):
-                if not args:
-                    self._clean.add((func, call.opcode))
-                return
+            if not call.kwargs and len(args) <= _WIDE:
+                shapes = self._quick_shapes.get(func)
+                if shapes is None:
+                    shapes = self._quick_shapes[func] = calls.quick_shapes(func.module, func.name)
+                if shapes.find_call(args, calls.SHAPE_LETTERS.get(call.opcode, "")) is not None:
+                    if not args:
+                        self._clean.add((func, call.opcode))
+                    return
             if func.path == "_codecs.encode" and args and isinstance(args[0], str):
                 self.texts.append((event.offset - self.shift, args[0]))
         judgement = self._cached_judgement(call)
@@ -208,15 +178,6 @@ class StreamJudge:
         if isinstance(target, Global):
             self._judge_attributes_set_by_call(event, target, call)
 
-    def _is_clean_at_once(self, func: Global, call: Call) -> bool:
-        """Return True for a call in one of the shapes that decide by themselves."""
-        if call.kwargs or len(call.args) > _WIDE:
-            return False
-        shapes = self._quick_shapes.get(func)
-        if shapes is None:
-            shapes = self._quick_shapes[func] = calls.quick_shapes(func.module, func.name)
-        return shapes.find_call(call.args, calls.SHAPE_LETTERS.get(call.opcode, "")) is not None
-
     def _cached_judgement(self, call: Call) -> calls.Judgement:
         def judge() -> calls.Judgement:
             return calls.judge_call(call.func, call.args, call.opcode, keywords=call.kwargs)
@@ -227,18 +188,36 @@ class StreamJudge:
         return self._remembered((id(call.func), call.opcode, *map(id, examined)), judge)
 
     def _judge_attributes_set_by_call(self, event: Event, func: Global, call: Call) -> None:
-        """Judge the attributes that an allowed call sets on its result, without BUILD."""
+        """Judge the attributes that an allowed call sets on its result, without BUILD.
+
+        torch._utils._set_obj_state sets them. `_rebuild_from_type_v2` may call a function that sets
+        some in its turn.
+        """
         if func.path == "types.SimpleNamespace":  # Python 3.13: a mapping, or pairs
             self._judge_attributes(event, call, call.args)
             if any(not isinstance(part, dict) for part in call.args):
                 reason = "sets attributes from something other than a dictionary"
                 self._add(event, UNKNOWN, func.path, reason)
-        if func.name.startswith("_rebuild_"):
-            for state in _states_set_by_call(func, call.args):
+        callee, args = func, call.args
+        for _ in range(values.MAX_DEPTH):
+            rebuilds_from_type = callee.name.startswith("_rebuild_from_type")
+            if len(args) < 3 or not (
+                rebuilds_from_type or callee.name == "_rebuild_parameter_with_state"
+            ):
+                return
+            for state in args[3:4]:
                 self._judge_attributes(event, call, state, func.path)
                 if values.replaces_nested_parts(func, call.args, state):
                     reason = "sets the values or offsets of a nested tensor, which were checked"
                     self._add(event, UNKNOWN, func.path, reason)
+            inner = calls.resolve_callable(args[0])
+            if (
+                not rebuilds_from_type
+                or not isinstance(args[2], tuple)
+                or not isinstance(inner, Global)
+            ):
+                return
+            callee, args = inner, args[2]
 
     # --- changes --------------------------------------------------------------------------
 
@@ -285,7 +264,13 @@ class StreamJudge:
         if isinstance(func, Extension):
             return
         if isinstance(func, Call) and getattr(func.func, "path", None) == "functools.partial":
-            self._judge_changed_partial_result(event, func)
+            # The result of a partial has the attributes that the partial passes by name.
+            state = func.state
+            keywords = state[2] if isinstance(state, tuple) and len(state) > 2 else None
+            attributes = keywords if isinstance(keywords, dict) else {}
+            if not is_build or self._watched_attributes(attributes):
+                reason = "changes an object that a call returned"
+                self._add(event, DANGEROUS, "functools.partial", reason)
             return
         if is_build and calls.is_own_object(func):
             return
@@ -322,15 +307,6 @@ class StreamJudge:
         if is_listed or (is_stdlib(func.module) and (row is not None or not is_plain)):
             reason = f"{event.opcode} does not apply to an object of {func.path}"
             self._add(event, DANGEROUS, func.path, reason)
-
-    def _judge_changed_partial_result(self, event: Event, partial: Call) -> None:
-        """The result of a partial has the attributes that the partial passes by name."""
-        state = partial.state
-        keywords = state[2] if isinstance(state, tuple) and len(state) > 2 else None
-        attributes = keywords if isinstance(keywords, dict) else {}
-        if event.opcode != "BUILD" or self._watched_attributes(attributes):
-            reason = "changes an object that a call returned"
-            self._add(event, DANGEROUS, "functools.partial", reason)
 
     def _judge_dtype(self, event: Event, dtype: Call) -> None:
         # Copies of a dtype share their table of fields, and each of them is checked against it.
@@ -389,38 +365,39 @@ class StreamJudge:
                 if name is not None:
                     reason = f"sets {name}, which gives numpy an address in memory"
                     self._add(event, DANGEROUS, name, reason)
-                if setter is not None or (is_pair and index == 1):
-                    self._judge_special_attributes(event, part, setter)
+                is_set = setter is not None or (is_pair and index == 1)
+                for key in self._first_sight(setter or "slots", part) if is_set else ():
+                    is_called = setter is not None and key in _WATCHED_ATTRIBUTES
+                    if isinstance(key, str) and (is_called or is_special(key)):
+                        self._add(event, DANGEROUS, setter or key, f"sets {key} of an object")
             if is_computed:
                 reason = "sets attributes whose names a call computes"
                 self._add(event, UNKNOWN, setter or "BUILD", reason)
 
-    def _judge_special_attributes(
-        self, event: Event, attributes: dict[Value, Value], setter: str | None
-    ) -> None:
-        for name in self._first_sight(setter or "slots", attributes):
-            is_called = setter is not None and name in _WATCHED_ATTRIBUTES
-            if isinstance(name, str) and (is_called or is_special(name)):
-                self._add(event, DANGEROUS, setter or name, f"sets {name} of an object")
-
     def _watched_attributes(self, state: Value) -> dict[str, Value]:
         """Return the watched attributes in a state: a dictionary, or a tuple of them."""
+
+        def watched_in_parts(parts: tuple[Value, ...]) -> dict[str, Value]:
+            found = [
+                self._watched_attributes(each) for each in parts if not isinstance(each, tuple)
+            ]
+            return {name: value for part in found for name, value in part.items()}
+
         if isinstance(state, tuple):
-            return self._examined_once("watched", state, self._watched_in_parts)
+            return self._examined_once("watched", state, watched_in_parts)
         if isinstance(state, dict) and not self._is_computed(state):
             return {name: state[name] for name in _WATCHED_ATTRIBUTES if name in state}
         is_computed = isinstance(state, dict | list | Call)
         return dict.fromkeys(_WATCHED_ATTRIBUTES, state) if is_computed else {}
 
-    def _watched_in_parts(self, state: tuple[Value, ...]) -> dict[str, Value]:
-        watched: dict[str, Value] = {}
-        for part in state:
-            if not isinstance(part, tuple):
-                watched.update(self._watched_attributes(part))
-        return watched
-
     def _is_computed(self, attributes: dict[Value, Value]) -> bool:
-        return self._examined_once("keys", attributes, _has_computed_key)
+        """Return True if a key is the result of a call, which can be any string."""
+
+        def has_computed_key(attributes: dict[Value, Value]) -> bool:
+            only_strings = set(map(type, attributes)) <= {str}
+            return not only_strings and any(isinstance(key_value(key), Inert) for key in attributes)
+
+        return self._examined_once("keys", attributes, has_computed_key)
 
     def _examined_once(
         self, purpose: str, value: Items, examine: Callable[[Items], Result]
