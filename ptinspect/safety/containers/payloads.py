@@ -7,6 +7,7 @@ numbers can begin like any file by chance.
 from __future__ import annotations
 
 import re
+import sys
 from typing import TYPE_CHECKING
 
 from ptinspect.errors import LimitError
@@ -82,17 +83,22 @@ def begins_like_pickle(data: Buffer, start: int, stop: int) -> bool:
             return number > 1
         if code not in BY_CODE:
             return False
-        offset += 1
-        if size := LENGTH_BYTES[code]:
-            offset += size + int.from_bytes(data[offset : offset + size], "little")
-        elif LINES[code]:
-            for _ in range(LINES[code]):
-                offset = data.find(b"\n", offset, min(stop, offset + 256)) + 1
-                if not offset:
-                    return False
-        else:
-            offset += FIXED_BYTES[code]
+        offset = skip_opcode(data, offset, stop, 256)
     return offset <= stop
+
+
+def skip_opcode(data: Buffer, offset: int, stop: int, line_length: int = sys.maxsize) -> int:
+    """Return the offset behind an opcode and its argument, which is behind `stop` if the argument
+    is cut off, or has a line of more than `line_length` bytes."""
+    code = data[offset]
+    offset += 1
+    if size := LENGTH_BYTES[code]:
+        return offset + size + int.from_bytes(data[offset : offset + size], "little")
+    for _ in range(LINES[code]):
+        offset = data.find(b"\n", offset, min(stop, offset + line_length)) + 1
+        if not offset:
+            return stop + 1
+    return offset if LINES[code] else offset + FIXED_BYTES[code]
 
 
 def scan_suspect(outer: ScanState, source: Source, record: str) -> None:

@@ -18,7 +18,6 @@ from ptinspect.pickling.pyobjects import constructor_arguments, function_path, r
 from ptinspect.pickling.state import Recorder
 from ptinspect.pickling.values import Blob, Call
 from ptinspect.safety.containers import payloads
-from ptinspect.safety.containers.payloads import FIXED_BYTES, LENGTH_BYTES, LINES
 from ptinspect.safety.report import DANGEROUS
 from ptinspect.safety.scan_state import ScanState, scan_member
 from ptinspect.safety.stream import StreamJudge
@@ -84,7 +83,17 @@ class JoblibRecorder(Recorder):
     def after_build(self, m: Machine, pos: int) -> int:
         """Return where the stream continues; see `Recorder.after_build`."""
         wrapper = m.stack[-1]
-        if not isinstance(wrapper, Call) or not _is_array_wrapper(wrapper):
+        if not isinstance(wrapper, Call):
+            return pos
+        classes = [wrapper.func, *wrapper.args[:1]]  # however and by whatever module it is reached
+        if isinstance(wrapper.func, Call):  # functools.partial(NumpyArrayWrapper, …)()
+            classes += wrapper.func.args[:1]
+        if not any(
+            name is not None
+            and f"{name.module}.".startswith(_JOBLIB_MODULES)
+            and name.name.rpartition(".")[2] == "NumpyArrayWrapper"
+            for name in map(resolve_global, classes)
+        ):
             return pos
         from ptinspect.formats.joblib import locate_array
 
@@ -100,19 +109,6 @@ class JoblibRecorder(Recorder):
         if holds_objects(dtype):
             return self._scan_object_array(pos)
         return locate_array(m, pos, attributes, size)[2]
-
-
-def _is_array_wrapper(call: Call) -> bool:
-    """Return True for an object of joblib's class, however and by whatever module it is reached."""
-    values = [call.func, *call.args[:1]]
-    if isinstance(call.func, Call):  # functools.partial(NumpyArrayWrapper, …)()
-        values += call.func.args[:1]
-    return any(
-        name is not None
-        and f"{name.module}.".startswith(_JOBLIB_MODULES)
-        and name.name.rpartition(".")[2] == "NumpyArrayWrapper"
-        for name in map(resolve_global, values)
-    )
 
 
 @dataclass(slots=True)
@@ -212,7 +208,10 @@ class PickleScanner:
                 continue
             assert isinstance(event.target, int)
             frame_end = event.target
-            if _crosses_frame(self.data, event.offset + 9, frame_end, self.stop):
+            offset = event.offset + 9
+            while offset < frame_end and offset < self.stop:
+                offset = payloads.skip_opcode(self.data, offset, self.stop)
+            if frame_end < offset <= self.stop:  # C's unpickler continues there; pickle.py does not
                 reason = "an opcode extends past the end of its frame: readers disagree about it"
                 offset = event.offset - self.start
                 self.state.find("frame", reason, self.record, DANGEROUS, offset, "FRAME")
@@ -338,23 +337,3 @@ def scan_embedded(
     for finding in trial.findings.sorted():
         if finding.call is not None or finding.verdict == DANGEROUS:
             state.findings.add(finding)
-
-
-def _crosses_frame(data: Buffer, offset: int, frame_end: int, stop: int) -> bool:
-    """Return True if an opcode begins inside a frame and ends behind it.
-
-    C's unpickler continues there; pickle.py does not.
-    """
-    while offset < frame_end and offset < stop:
-        code = data[offset]
-        offset += 1
-        if size := LENGTH_BYTES[code]:
-            offset += size + int.from_bytes(data[offset : offset + size], "little")
-        elif LINES[code]:
-            for _ in range(LINES[code]):
-                offset = data.find(b"\n", offset, stop) + 1
-                if not offset:
-                    return False  # the stream is cut off
-        else:
-            offset += FIXED_BYTES[code]
-    return frame_end < offset <= stop

@@ -62,7 +62,15 @@ def scan_tar(source: Source, state: ScanState) -> None:
     is_torch = set(torch_tar.MEMBERS) <= members.keys()
     for member in mixed:
         errors = len(state.errors)
-        _scan_mixed_member(source, member, state)
+        reader = _JudgingReader(source, member, state)
+        try:
+            if member.name == "tensors":
+                torch_tar.read_tensors(reader)
+            else:
+                torch_tar.read_storages(reader, None)
+        except PtInspectError as error:
+            state.errors.append(error)
+        reader.scanner.scan_found()
         if len(state.errors) > errors and not is_torch:
             del state.errors[errors:]
             _scan_content(source, member, state)
@@ -142,15 +150,3 @@ class _JudgingReader(torch_tar.MemberReader):
         self.scanner.state.streams.append(pickled)
         self.pos = pickled.end
         return pickled.root
-
-
-def _scan_mixed_member(source: Source, member: Member, state: ScanState) -> None:
-    reader = _JudgingReader(source, member, state)
-    try:
-        if member.name == "tensors":
-            torch_tar.read_tensors(reader)
-        else:
-            torch_tar.read_storages(reader, None)
-    except PtInspectError as error:
-        state.errors.append(error)
-    reader.scanner.scan_found()

@@ -71,7 +71,14 @@ def scan_zip(source: Source, state: ScanState) -> None:
     if len(spans) > 1 or _is_safetensors(rest, state.limits):
         error = None
         seen = {(place, count) for _, _, place, count in spans}
-        _scan_concatenated(source, state, spans)
+        state.format, state.description = "torch-dcp", f"{len(spans):,} zips in a row"
+        for start, stop, _, _ in spans:
+            scan_member(state, SliceSource(source, start, stop - start), f"zip @ {start}")
+        for start, size in _gaps(source, spans):  # `.metadata` may say that it is a file
+            content = SliceSource(source, start, size)
+            if not _is_safetensors(content, state.limits):
+                state.find("trailing-bytes", f"{size:,} bytes belong to no zip", state.record)
+            scan_member(state, content, f"byte {start}")
     elif directory is not None:
         seen.add((directory.bounds.start, len(directory)))
         ZipScanner(source, directory, state).scan()
@@ -123,19 +130,6 @@ def find_concatenated_zips(source: Source, limits: Limits) -> list[Span]:
                 break
         position += 4
     raise LimitError("it has too many end records", limit="zip_entries")
-
-
-def _scan_concatenated(source: Source, state: ScanState, spans: list[Span]) -> None:
-    """Scan zips in a row, and what is between them: `.metadata` may say that it is a file."""
-    state.format, state.description = "torch-dcp", f"{len(spans):,} zips in a row"
-    for start, stop, _, _ in spans:
-        content = SliceSource(source, start, stop - start)
-        scan_member(state, content, f"zip @ {start}")
-    for start, size in _gaps(source, spans):
-        content = SliceSource(source, start, size)
-        if not _is_safetensors(content, state.limits):
-            state.find("trailing-bytes", f"{size:,} bytes belong to no zip", state.record)
-        scan_member(state, content, f"byte {start}")
 
 
 def _is_safetensors(source: Source, limits: Limits) -> bool:
@@ -202,10 +196,14 @@ class ZipScanner:
         for i in sorted(range(len(names)), key=lambda i: names[i] not in mains):
             if self.state.budget.is_exhausted:
                 break
-            if names[i] not in self.storages:
-                self._scan_record(i)
-            elif i in self.suspects or self.directory.methods[i] != STORED:
-                self._scan_storage(i)
+            try:
+                if names[i] not in self.storages:
+                    self._scan_record(i)
+                elif i in self.suspects or self.directory.methods[i] != STORED:
+                    self._scan_storage(i)
+            except PtInspectError as error:
+                error.where = error.where or Place(names[i])
+                self.state.errors.append(error)
         state = self.state
         if self.bare_numbers:
             state.notes.append(f"{self.bare_numbers:,} records are bare numbers")
@@ -265,16 +263,15 @@ class ZipScanner:
             return
         if size <= _MAX_FACT and self._is_fact(i, size):
             return
-        try:
-            source = self._open(i)
+        with self._open(i) as source:
             member = state.new_member(name)
-        except PtInspectError as error:
-            error.where = error.where or Place(name)
-            state.errors.append(error)
-            return
-        with source:
             state.budget.scan_source(source, member)
-            self._check_crc(i, source)
+            if self.directory.has_crcs:
+                data, start, stop = source.window()
+                crc = zlib.crc32(memoryview(data)[start:stop])
+                if crc != self.directory.crcs[i]:
+                    message = f"CRC {self.directory.crcs[i]:#010x}, its bytes have {crc:#010x}"
+                    state.find("zip-crc", message, name)
             if self.directory.methods[i] != STORED:
                 for stream in member.streams:  # values refer to the bytes they were read from
                     stream.root = None
@@ -314,23 +311,19 @@ class ZipScanner:
         if method == STORED:
             return packed
         if method == _LZMA:
-            has_end = directory.flags[i] & _ENDS_BY_MARKER
-            data = _as_lzma_file(packed.read(0, packed_size), (1 << 64) - 1 if has_end else size)
+            # The record is two bytes of version, the size of the properties, the properties, and
+            # the stream (APPNOTE.TXT 5.8.8); the file that `lzma` reads is the properties, the size
+            # of the content, and the stream.
+            data = packed.read(0, packed_size)
+            start = 4 + int.from_bytes(data[2:4], "little")
+            length = (1 << 64) - 1 if directory.flags[i] & _ENDS_BY_MARKER else size
+            data = data[4:start] + length.to_bytes(8, "little") + data[start:]
             packed = MemorySource(data, path)
         content, error = self.state.decompress(packed, "bzip2" if method == _BZIP2 else "lzma")
         if error is not None:
             error.where = Place(directory.names[i])
             self.state.errors.append(error)
         return content
-
-    def _check_crc(self, i: int, source: Source) -> None:
-        if not self.directory.has_crcs:
-            return
-        data, start, stop = source.window()
-        crc = zlib.crc32(memoryview(data)[start:stop])
-        if crc != self.directory.crcs[i]:
-            message = f"CRC {self.directory.crcs[i]:#010x}, its bytes have {crc:#010x}"
-            self.state.find("zip-crc", message, self.directory.names[i])
 
     def _add_record(self, member: ScanState, name: str) -> None:
         state = self.state
@@ -392,24 +385,10 @@ class ZipScanner:
 
     def _scan_storage(self, i: int) -> None:
         """Scan a storage that begins like a file: numbers, unless it does something."""
-        name = self.directory.names[i]
-        try:
-            if self.directory.methods[i] == DEFLATED:
-                head = next(self.directory.chunks(i, 0, _HEAD, _HEAD), b"")
-                if not looks_like_file(head, 0, len(head)):
-                    return
-            with self._open(i) as source:
-                if looks_like_file(*source.window()):
-                    scan_suspect(self.state, source, name)
-        except PtInspectError as error:
-            self.state.errors.append(error)
-
-
-def _as_lzma_file(packed: bytes, size: int) -> bytes:
-    """Return a record that is compressed by method 14 as a file that `lzma` reads.
-
-    The record is two bytes of version, the size of the properties, the properties, and the stream
-    (APPNOTE.TXT 5.8.8); the file is the properties, the size of the content, and the stream.
-    """
-    start = 4 + int.from_bytes(packed[2:4], "little")
-    return packed[4:start] + size.to_bytes(8, "little") + packed[start:]
+        if self.directory.methods[i] == DEFLATED:
+            head = next(self.directory.chunks(i, 0, _HEAD, _HEAD), b"")
+            if not looks_like_file(head, 0, len(head)):
+                return
+        with self._open(i) as source:
+            if looks_like_file(*source.window()):
+                scan_suspect(self.state, source, self.directory.names[i])
