@@ -10,6 +10,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from ptinspect.pickling.pyobjects import function_path
 from ptinspect.pickling.values import Call, Global, PersistentId, TensorCall
 from ptinspect.report import LoadAdvice
 from ptinspect.safety.policy import WEIGHTS_ONLY_BLOCKED_MODULES, WEIGHTS_ONLY_NAMES, is_listed
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
     from ptinspect.document import Document
     from ptinspect.pickling.machine import Pickled
-    from ptinspect.pickling.values import Value
     from ptinspect.safety.report import Finding
     from ptinspect.safety.scan_state import ScanState
     from ptinspect.source.base import Source
@@ -156,25 +156,19 @@ def _weights_only_blockers(format: str, streams: Sequence[Pickled]) -> list[str]
     elif format in _OTHER_READERS:
         blockers.append(f"a file of the format {format}, which torch.load does not read")
     for stream in streams:
-        blockers += _stream_blockers(stream)
+        if stream.unsupported_opcodes:
+            what = f"protocol {stream.protocol}, opcodes that it does not support"
+            blockers.append(f"{what}: {join_names(sorted(stream.unsupported_opcodes), 3)}")
+        persistent = (item.value for item in stream.persistent if isinstance(item, PersistentId))
+        if any(isinstance(fields, tuple) and fields[:1] == ("module",) for fields in persistent):
+            blockers.append("classes stored with their source, as in a legacy full model")
+        blocked = [n.path for n in stream.globals if n.module in WEIGHTS_ONLY_BLOCKED_MODULES]
+        if blocked:
+            blockers.append(f"names that it never allows: {', '.join(blocked[:3])}")
         if format == "torch-legacy":
             legacy = (_UNREADABLE_IN_LEGACY.get(name.path) for name in stream.globals)
             blockers += filter(None, legacy)
     return list(dict.fromkeys(blockers))
-
-
-def _stream_blockers(stream: Pickled) -> list[str]:
-    blockers = []
-    if stream.unsupported_opcodes:
-        opcodes = join_names(sorted(stream.unsupported_opcodes), 3)
-        blockers.append(f"protocol {stream.protocol}, opcodes that it does not support: {opcodes}")
-    persistent = (item.value for item in stream.persistent if isinstance(item, PersistentId))
-    if any(isinstance(fields, tuple) and fields[:1] == ("module",) for fields in persistent):
-        blockers.append("classes stored with their source, as in a legacy full model")
-    blocked = [name.path for name in stream.globals if name.module in WEIGHTS_ONLY_BLOCKED_MODULES]
-    if blocked:
-        blockers.append(f"names that it never allows: {', '.join(blocked[:3])}")
-    return blockers
 
 
 _REFUSED_FORMATS = {
@@ -325,7 +319,12 @@ def _steps_without_weights_only(
     if load.needs and "stub" in commands:
         steps.append(f"ptinspect stub {shell_word(state.path)} > model_def.py")
     tensors = sum(len(stream.persistent) for stream in state.streams)
-    is_optimizer = any(_is_optimizer(stream.root) for stream in state.streams)
+    roots = [stream.root for stream in state.streams]
+    is_optimizer = any(
+        (isinstance(root, dict) and set(root) == {"state", "param_groups"})
+        or (isinstance(root, Call) and (function_path(root) or "").startswith("torch.optim."))
+        for root in roots
+    )
     if "convert" in commands and tensors and not is_optimizer:
         is_large = tensors > MAX_PLANNED
         trial = " --dry-run  # says whether it can be written" if is_large else ""
@@ -337,12 +336,6 @@ def _steps_without_weights_only(
     return steps
 
 
-def _is_optimizer(root: Value) -> bool:
-    if isinstance(root, Call) and isinstance(root.func, Global):
-        return root.func.path.startswith("torch.optim.")
-    return isinstance(root, dict) and set(root) == {"state", "param_groups"}
-
-
 def safe_globals_line(state: ScanState, load: LoadAdvice) -> str | None:
     """Return `import …; torch.serialization.add_safe_globals([…]); torch.load(…)`.
 
@@ -352,8 +345,12 @@ def safe_globals_line(state: ScanState, load: LoadAdvice) -> str | None:
         None if the file needs a name that the policy does not allow, or too many for one line.
     """
     needed = _needed_globals(_globals(state), load)
-    if state.weights_only_blockers or needed is None or not all(map(_can_be_safe_global, needed)):
+    if state.weights_only_blockers or needed is None:
         return None
+    for name in needed:  # the policy has to allow it, and the current torch to resolve it
+        is_usable = is_listed(name.module, name.name) and is_in_today_torch(name)
+        if not is_usable or "." in name.name or not name.path.replace(".", "").isidentifier():
+            return None
     safe_globals = [
         f'({_HIDDEN_CLASSES.get(name.path, name.path)}, "{name.path}")' for name in needed
     ]
@@ -376,16 +373,6 @@ def _needed_globals(names: Iterable[Global], load: LoadAdvice) -> list[Global] |
     by_path = {name.path: name for name in names}
     needed = [by_path[path] for path in load.safe_globals if path in by_path]
     return needed if len(needed) == len(load.safe_globals) <= MAX_SAFE_GLOBALS else None
-
-
-def _can_be_safe_global(name: Global) -> bool:
-    """Return True if the policy allows the name and the current torch resolves it."""
-    return (
-        is_listed(name.module, name.name)
-        and is_in_today_torch(name)
-        and "." not in name.name
-        and name.path.replace(".", "").isidentifier()
-    )
 
 
 # --- open documents -----------------------------------------------------------------------

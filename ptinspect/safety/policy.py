@@ -14,8 +14,6 @@ from typing import NamedTuple
 
 from ptinspect.text import read_package_file
 
-VERDICTS = ("allowed", "reference", "unknown", "acts", "dangerous", "known")
-
 # The standard library's packages: only these have modules inside. `code.model.Net` is not part of
 # the standard library's module `code`.
 _STDLIB_PACKAGES = frozenset(

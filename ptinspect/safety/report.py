@@ -425,7 +425,15 @@ def _sarif_results(report: ScanReport, path: str) -> Iterator[dict[str, object]]
 def _sarif_result(
     verdict: str, text: str, path: str, finding: Finding | None = None
 ) -> dict[str, object]:
-    physical: dict[str, object] = {"artifactLocation": {"uri": _uri(path)}}
+    import os
+    from pathlib import Path
+    from urllib.parse import quote
+
+    if os.path.isabs(path):
+        uri = Path(path).as_uri()
+    else:
+        uri = quote(os.path.normpath(path).replace(os.sep, "/"), errors="surrogateescape")
+    physical: dict[str, object] = {"artifactLocation": {"uri": uri}}
     location: dict[str, object] = {"physicalLocation": physical}
     if finding is not None and finding.record is None and finding.offset is not None:
         physical["region"] = {"byteOffset": max(finding.offset, 0), "byteLength": 1}
@@ -437,14 +445,3 @@ def _sarif_result(
         "message": {"text": text},
         "locations": [location],
     }
-
-
-def _uri(path: str) -> str:
-    """Return a relative path as a relative reference, an absolute one as a file: URI."""
-    import os
-    from pathlib import Path
-    from urllib.parse import quote
-
-    if os.path.isabs(path):
-        return Path(path).as_uri()
-    return quote(os.path.normpath(path).replace(os.sep, "/"), errors="surrogateescape")

@@ -20,6 +20,7 @@ from ptinspect.formats.signatures import text_transfer_error
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.safety.containers.dispatch import buffer_if_small, scan_source
 from ptinspect.safety.load_advice import next_steps, state_load_advice
+from ptinspect.safety.policy import load_policy
 from ptinspect.safety.report import (
     DANGEROUS,
     ScanReport,
@@ -340,7 +341,11 @@ def _scan_in_forks(scan: Scan, files: Sequence[str], batches: list[Batch], jobs:
     ProcessPoolExecutor would take 30 ms more to import and to start, as long as 150 small files
     take, and when one worker dies, it loses the batches of all of them.
     """
-    _preload()
+    # What every worker would load for itself.
+    import _compat_pickle  # noqa: F401
+    import json  # noqa: F401
+
+    load_policy()
     tried: list[Batch] = []
     while batches:
         orders, writer = os.pipe()
@@ -436,14 +441,3 @@ def _collect_reports(
             if worker.batch:
                 lost[worker.batch] = reason or cause
     return lost
-
-
-def _preload() -> None:
-    """Load what every worker would load for itself."""
-    import _compat_pickle  # noqa: F401
-    import json  # noqa: F401
-
-    import ptinspect.safety.containers.zip  # noqa: F401
-    from ptinspect.safety.policy import load_policy
-
-    load_policy()

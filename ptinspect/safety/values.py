@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from ptinspect.dtypes import numpy_itemsize
 from ptinspect.pickling.numpy_objects import required_numel
-from ptinspect.pickling.pyobjects import RECONSTRUCTORS, resolve_global
+from ptinspect.pickling.pyobjects import RECONSTRUCTORS, global_path, resolve_global
 from ptinspect.pickling.values import (
     Blob,
     Call,
@@ -54,13 +54,9 @@ def codec_name(value: Value) -> str:
     return value.lower().replace("-", "").replace("_", "") if isinstance(value, str) else ""
 
 
-def _is_sympy(func: Value) -> bool:
-    return isinstance(func, Global) and func.module.partition(".")[0] == "sympy"
-
-
 def runs_source(func: Global, args: Value) -> bool:
     """Return True for a class of sympy with a text that could be a call: sympify() evaluates it."""
-    if not _is_sympy(func):
+    if func.module.partition(".")[0] != "sympy":
         return False
     seen: set[int] = set()
     todo = [args]
@@ -76,7 +72,7 @@ def runs_source(func: Global, args: Value) -> bool:
             todo += value.values() if isinstance(value, dict) else ()
         elif isinstance(value, Call):  # sympify() evaluates str(value) of what it does not know
             seen.add(id(value))
-            if not _is_sympy(value.func):
+            if not (global_path(value.func) or "").startswith("sympy."):
                 todo += (value.args, value.state)
     return False
 

@@ -222,7 +222,13 @@ def _try_pickles(source: Source, state: ScanState, head: bytes, identity: Identi
             _add_two_formats(state, f"{identity.description} and a pickle")
             _adopt(state, trial, scanner)
         return False
-    if trial.streams and not _is_pickle_by_chance(trial, head):
+    # A few bytes of another format can happen to be a pickle of a plain value.
+    if trial.streams and (
+        head[:1] == b"\x80"
+        or trial.streams[0].globals
+        or isinstance(trial.streams[0].root, dict | list | tuple)
+        or all(finding.name != "trailing-bytes" for finding in trial.findings.sorted())
+    ):
         _adopt(state, trial, scanner)
         return True
     must_be_pickle = must_be_pickle or any(  # so much of it ran, or a limit ended it
@@ -235,16 +241,6 @@ def _try_pickles(source: Source, state: ScanState, head: bytes, identity: Identi
         _adopt(state, trial, scanner)
         return True
     return False
-
-
-def _is_pickle_by_chance(trial: ScanState, head: bytes) -> bool:
-    """Return True if a few bytes of another format happen to be a pickle of a plain value."""
-    return (
-        head[:1] != b"\x80"
-        and not trial.streams[0].globals
-        and any(finding.name == "trailing-bytes" for finding in trial.findings.sorted())
-        and not isinstance(trial.streams[0].root, dict | list | tuple)
-    )
 
 
 def _adopt(state: ScanState, trial: ScanState, scanner: pickles.PickleScanner) -> None:
