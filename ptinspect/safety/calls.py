@@ -25,9 +25,7 @@ _TENSOR_METHODS = ("detach", "requires_grad_", "to", "numpy", "as_subclass")
 _CREATING = ("NEWOBJ", "CLASS")
 SHAPE_LETTERS = {"REDUCE": "R", "NEWOBJ": "N", "NEWOBJ_EX": "N", "CLASS": "C"}
 _UNDEFINED_FUNCTION = "sympy.core.function._rebuild_undef"
-_MAX_EXAMINED = 64
-"""Arguments of a call of another shape that are examined."""
-
+_MAX_EXAMINED = 64  # arguments of a call of another shape that are examined
 _SLOW_KINDS = re.compile(r"\[|\*|hashable|index|class|codec|pickle|!")
 
 # By the name of an allowed callable: the methods of its arguments that it may call. Sources:

@@ -42,9 +42,7 @@ _UNTYPED = "an untyped storage in a legacy file, which torch.load cannot read at
 _JAGGED = "a jagged tensor in a legacy file, where its data comes too late for torch.load"
 _JAGGED_MODULES = ("torch._dynamo", "torch.nested")
 """Modules without which torch does not load jagged tensors."""
-_DIM_RANGE = "torch._dynamo.decorators._DimRange"
-"""A name in them that they make a safe global."""
-
+_DIM_RANGE = "torch._dynamo.decorators._DimRange"  # a name in them that they make a safe global
 _UNREADABLE_IN_LEGACY = {
     "torch.storage.UntypedStorage": _UNTYPED,
     "torch.UntypedStorage": _UNTYPED,
@@ -178,9 +176,7 @@ _REFUSED_FORMATS = {
 }
 """Formats that weights_only does not load, with the reason."""
 
-_FOLDERS = ("deepspeed", "torch-dcp")
-"""Formats whose reader takes a folder."""
-
+_FOLDERS = ("deepspeed", "torch-dcp")  # formats whose reader takes a folder
 _OTHER_READERS = {
     "npy": "numpy.load({})",
     "npz": "numpy.load({})",

@@ -290,12 +290,9 @@ def scan_member(outer: ScanState, source: Source, record: str) -> ScanState | No
 
 # --- size of reports ----------------------------------------------------------------------
 
-_INDENT = 100
-"""Bytes of the indentation of one item."""
-_BASE_BYTES = 500
-"""Bytes of the JSON of a report without items, and of its indentation."""
-_MOST_BYTES = 50 * LIMITS.name_chars
-"""Bytes of the JSON of one item, at most."""
+_INDENT = 100  # bytes of the indentation of one item
+_BASE_BYTES = 500  # bytes of the JSON of a report without items, and of its indentation
+_MOST_BYTES = 50 * LIMITS.name_chars  # bytes of the JSON of one item, at most
 
 
 def fit(report: ScanReport, size: int) -> ScanReport:

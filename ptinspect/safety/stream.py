@@ -47,12 +47,8 @@ _RETURNS_FOREIGN = frozenset(("builtins.getattr", *calls.ALIASING))
 
 _LOAD_FROM_BYTES = "torch.storage._load_from_bytes"
 
-_WIDE = 64
-"""Items, or characters, up to which a value is examined each time that it occurs."""
-
-_MAX_SHARED_FIELDS = 8
-"""numpy dtypes that may share one wide table of fields."""
-
+_WIDE = 64  # items, or characters, up to which a value is examined each time that it occurs
+_MAX_SHARED_FIELDS = 8  # numpy dtypes that may share one wide table of fields
 _SIZED = (str, bytes, tuple, list, dict)
 
 

@@ -39,9 +39,7 @@ if TYPE_CHECKING:
 MAPPING_METHODS = ("keys", "items")
 """The methods by which `__setstate__` uses a state that is not a dictionary."""
 
-_MAX_EXAMINED = 4096
-"""Values that are searched for a text that is run as source."""
-
+_MAX_EXAMINED = 4096  # values that are searched for a text that is run as source
 _BRACKETS = {tuple: ("(", ")"), list: ("[", "]"), dict: ("{", "}")}
 _DEPTH = 4
 _ITEMS = 6
@@ -303,9 +301,7 @@ _HAS_OBJECT = 0x01
 _OBJECT_FLAGS = 0x1B
 """NPY_ITEM_REFCOUNT, LIST_PICKLE, NEEDS_INIT and NEEDS_PYAPI: every dtype of objects has them."""
 
-_MAX_ITEM_SIZE = 1 << 31
-"""numpy counts the bytes of an element in a C int."""
-
+_MAX_ITEM_SIZE = 1 << 31  # numpy counts the bytes of an element in a C int
 _NAME = re.compile(r"[<>=|]?([a-zA-Z?])([0-9]{0,10})")
 
 _RECORD_CLASSES = frozenset(

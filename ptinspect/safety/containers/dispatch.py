@@ -43,8 +43,7 @@ _TEXT_FORMATS = frozenset(("text", "html", "xml", "json", "empty", "zeros"))
 _INDEX_FORMATS = ("safetensors-index", "torch-index")
 _TAR_FORMATS = ("tar", "torch-legacy-tar")
 
-_MIN_PICKLE_RUN = 64
-"""Bytes of a damaged pickle that must have run for it to count as one."""
+_MIN_PICKLE_RUN = 64  # bytes of a damaged pickle that must have run for it to count as one
 
 
 def scan_source(source: Source, state: ScanState) -> None:

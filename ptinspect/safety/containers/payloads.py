@@ -33,9 +33,7 @@ _SIGNATURES = (
     b"\x28\xb5\x2f\xfd", b"7z\xbc\xaf\x27\x1c", b"Rar!\x1a\x07",
 )  # fmt: skip
 _FIRST_BYTES = frozenset(signature[0] for signature in _SIGNATURES)
-_OPCODES = 6
-"""Opcodes in a row by which bytes look like a pickle."""
-
+_OPCODES = 6  # opcodes in a row by which bytes look like a pickle
 SEARCHED_BYTES = 1 << 28
 
 _PREFIX_SIZES = {Arg.SIZE1: 1, Arg.SIZE4: 4, Arg.SIZE8: 8}

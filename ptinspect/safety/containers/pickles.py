@@ -32,9 +32,7 @@ if TYPE_CHECKING:
     from ptinspect.pickling.state import Machine
     from ptinspect.pickling.values import Buffer
 
-_LEGACY_PICKLES = 5
-"""Pickles of torch's legacy format in front of the storages."""
-
+_LEGACY_PICKLES = 5  # pickles of torch's legacy format in front of the storages
 _JOBLIB_MODULES = ("joblib.", "sklearn.externals.joblib.")
 """The packages that contain joblib; the second one in scikit-learn before 0.23."""
 
@@ -43,8 +41,7 @@ _JOBLIB_CLASS = ".joblib.numpy_pickle."
 _STRING_DTYPE = "numpy._core._internal._convert_to_stringdtype_kwargs"
 """The function that returns numpy's StringDType, whose arrays are pickled like those of objects."""
 
-_ZERO_TAIL = 1 << 20
-"""Bytes behind the last pickle that are examined for being zero."""
+_ZERO_TAIL = 1 << 20  # bytes behind the last pickle that are examined for being zero
 
 
 def may_begin_pickle(head: bytes) -> bool:

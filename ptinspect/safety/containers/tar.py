@@ -23,11 +23,8 @@ if TYPE_CHECKING:
 _MIXED_MEMBERS = torch_tar.MEMBERS[2:]
 """Members of torch's tar in which pickles and numbers alternate."""
 
-_MAX_SPARSE = 1 << 26
-"""Bytes of a sparse member that is put together in memory."""
-
-_SEARCHED_BLOCKS = 1 << 11
-"""Blocks behind the end of a tar in which a further header is searched."""
+_MAX_SPARSE = 1 << 26  # bytes of a sparse member that is put together in memory
+_SEARCHED_BLOCKS = 1 << 11  # blocks behind the end of a tar in which a further header is searched
 
 
 def scan_tar(source: Source, state: ScanState) -> None:

@@ -40,12 +40,10 @@ _TORCH_FORMATS = frozenset(("torch-zip", "torchscript", "torch-export", "torch-p
 
 _SOURCE_ENDS = (".py\n", ".pyc\n", "/.data/extern_modules\n")
 _BZIP2, _LZMA = 12, 14
-_ENDS_BY_MARKER = 2
-"""A flag of a record that is compressed by LZMA."""
+_ENDS_BY_MARKER = 2  # a flag of a record that is compressed by LZMA
 _END_SIZE = 22
 _HEAD = 1024
-_MAX_DESCRIPTOR = 24
-"""Bytes of the longest data descriptor, which follows a record."""
+_MAX_DESCRIPTOR = 24  # bytes of the longest data descriptor, which follows a record
 
 # A version or a byte order, which torch stores in records of their own. No opcode that imports,
 # calls or changes anything can be written with these characters.
