@@ -31,6 +31,7 @@ _SLOW_KINDS = re.compile(r"\[|\*|hashable|index|class|codec|pickle|!")
 # By the name of an allowed callable: the methods of its arguments that it may call. Sources:
 # torch/_utils.py; torch/nn/parameter.py (Parameter.__new__ calls data.detach()); and
 # Objects/dictobject.c (dict_update_arg looks up keys()).
+_MAPPINGS = ("OrderedDict", "defaultdict", "Counter", "UserDict")
 _METHODS_CALLED_BY = {
     "torch._utils._rebuild_parameter": _TENSOR_METHODS,
     "torch._utils._rebuild_parameter_with_state": _TENSOR_METHODS,
@@ -39,10 +40,7 @@ _METHODS_CALLED_BY = {
     "torch.nn.parameter.Buffer": _TENSOR_METHODS,
     "torch.nn.Parameter": _TENSOR_METHODS,
     "builtins.dict": values.MAPPING_METHODS,
-    "collections.OrderedDict": values.MAPPING_METHODS,
-    "collections.defaultdict": values.MAPPING_METHODS,
-    "collections.Counter": values.MAPPING_METHODS,
-    "collections.UserDict": values.MAPPING_METHODS,
+    **{f"collections.{name}": values.MAPPING_METHODS for name in _MAPPINGS},
 }
 
 
@@ -231,8 +229,17 @@ def _judge_listed(
     if shape.acts:
         return Judgement(DANGEROUS, func.path, row.reason)
     for index, kind in shape.judged:
-        if kind == "pickle":
-            return _judge_loaded_bytes(func.path, args[index], row)
+        if (
+            kind == "pickle"
+        ):  # bytes that the callable loads: they are judged as a file of their own
+            payload = values.literal_bytes(args[index])
+            if payload is None:
+                return Judgement(DANGEROUS, func.path, "loads bytes that a call computes")
+            if isinstance(payload, Blob) and payload.mutable:  # APPENDS can change it later
+                reason = "loads a bytearray, whose content may change while the pickle runs"
+                return Judgement(DANGEROUS, func.path, reason, payload)
+            verdict = UNKNOWN if row.verdict == "unknown" else CLEAN
+            return Judgement(verdict, func.path, row.reason, payload)
         if index < len(args) and isinstance(args[index], Inert):
             judgement = judge_call(args[index], (), "CLASS", depth - 1)
             if judgement.verdict != CLEAN:
@@ -240,17 +247,6 @@ def _judge_listed(
     if func.path in RULES:
         return RULES[func.path](args, depth - 1)
     return Judgement(UNKNOWN, func.path, row.reason) if row.verdict == "unknown" else HARMLESS
-
-
-def _judge_loaded_bytes(name: str, value: Value, row: policy.PolicyRow) -> Judgement:
-    """Judge a callable that loads a value as a pickle, which is judged as a file of its own."""
-    payload = values.literal_bytes(value)
-    if payload is None:
-        return Judgement(DANGEROUS, name, "loads bytes that a call computes")
-    if isinstance(payload, Blob) and payload.mutable:  # APPENDS can change it later
-        reason = "loads a bytearray, whose content may change while the pickle runs"
-        return Judgement(DANGEROUS, name, reason, payload)
-    return Judgement(UNKNOWN if row.verdict == "unknown" else CLEAN, name, row.reason, payload)
 
 
 @lru_cache(512)

@@ -109,9 +109,6 @@ class Policy:
             return PolicyRow("allowed", path, _WEIGHTS_ONLY_REASON, source, shapes)
         if module.endswith(".__main__"):
             return _SUBMODULE_MAIN
-        return self._find_prefix(module, path) or _torch_nn_row(path)
-
-    def _find_prefix(self, module: str, path: str) -> PolicyRow | None:
         end = path.find(".")
         top = path[:end]
         is_shadowed = top not in _STDLIB_PACKAGES and is_stdlib(top)
@@ -120,23 +117,16 @@ class Policy:
             if row is not None and not (is_shadowed and end < len(module)):
                 return row
             end = path.find(".", end + 1)
-        return None
+        if top != "torch":
+            return None
+        from ptinspect.torchnn.classes import PARAMETRIZED, lookup
 
-
-def _torch_nn_row(path: str) -> PolicyRow | None:
-    """Return a row for a class of torch.nn, under its current or a former name.
-
-    Classes that torch creates at run time (`ParametrizedLinear`) are excluded.
-    """
-    if not path.startswith("torch."):
-        return None
-    from ptinspect.torchnn.classes import PARAMETRIZED, lookup
-
-    if path.startswith(PARAMETRIZED) or lookup(path) is None:
-        return None
-    return PolicyRow(
-        "module", path, _TORCH_NN_REASON, "ptinspect/torchnn/tables", "N() =dict|tuple"
-    )
+        # A class of torch.nn, under its current or a former name, except one that torch creates at
+        # run time (`ParametrizedLinear`).
+        if path.startswith(PARAMETRIZED) or lookup(path) is None:
+            return None
+        tables, shapes = "ptinspect/torchnn/tables", "N() =dict|tuple"
+        return PolicyRow("module", path, _TORCH_NN_REASON, tables, shapes)
 
 
 def policy_row(module: str, name: str) -> PolicyRow | None:

@@ -282,7 +282,17 @@ class _Parser:
                 continue
             kinds.append(kind)
             required += not self._accept("?")
-        return _tuple_kind(kinds, required, rest), tuple(judged)
+        most = len(kinds) if rest is None else sys.maxsize
+
+        def matches(value: Value) -> bool:
+            if type(value) is not tuple or not required <= len(value) <= most:
+                return False
+            for kind, item in zip(kinds, value, strict=False):
+                if not kind(item):
+                    return False
+            return rest is None or all(map(rest, value[len(kinds) :]))
+
+        return matches, tuple(judged)
 
     def _kind(self) -> Kind:
         kinds = [self._single_kind()]
@@ -315,17 +325,3 @@ class _Parser:
         if token in ("class", "pickle"):
             self.judged = token
         return _KINDS[token]
-
-
-def _tuple_kind(kinds: list[Kind], required: int, rest: Kind | None) -> Kind:
-    most = len(kinds) if rest is None else sys.maxsize
-
-    def matches(value: Value) -> bool:
-        if type(value) is not tuple or not required <= len(value) <= most:
-            return False
-        for kind, item in zip(kinds, value, strict=False):
-            if not kind(item):
-                return False
-        return rest is None or all(map(rest, value[len(kinds) :]))
-
-    return matches

@@ -146,9 +146,10 @@ class StreamJudge:
         if not args and (func, call.opcode) in self._clean:
             return
         if isinstance(func, Global):
-            if func.path in values.VIEW_FUNCTIONS and values.view_exceeds_storage(args):
-                self._add(event, DANGEROUS, "tensor", values.EXCEEDS_STORAGE)
-            if values.has_indices(func, args):
+            if func.path in values.VIEW_FUNCTIONS:
+                if values.view_exceeds_storage(args):
+                    self._add(event, DANGEROUS, "tensor", values.EXCEEDS_STORAGE)
+            elif func.module.startswith("torch.") and values.has_indices(func, args):
                 self.sparse.append(call)
             if not call.kwargs and len(args) <= _WIDE:
                 shapes = self._quick_shapes.get(func)
@@ -160,7 +161,15 @@ class StreamJudge:
                     return
             if func.path == "_codecs.encode" and args and isinstance(args[0], str):
                 self.texts.append((event.offset - self.shift, args[0]))
-        judgement = self._cached_judgement(call)
+
+        def judge() -> calls.Judgement:
+            return calls.judge_call(func, args, call.opcode, keywords=call.kwargs)
+
+        examined: tuple[Value, ...] = args if len(args) <= _WIDE else (args,)
+        if any(isinstance(item, _SIZED) and len(item) > _WIDE for item in examined):
+            judgement = self._remembered((id(func), call.opcode, *map(id, examined)), judge)
+        else:
+            judgement = judge()
         if isinstance(func, Global) and func in self._loaders:
             self._loader_calls[func] = self._loader_calls.get(func, 0) + 1
         if judgement.payload is not None:
@@ -173,15 +182,6 @@ class StreamJudge:
         target = calls.resolve_callable(func)
         if isinstance(target, Global):
             self._judge_attributes_set_by_call(event, target, call)
-
-    def _cached_judgement(self, call: Call) -> calls.Judgement:
-        def judge() -> calls.Judgement:
-            return calls.judge_call(call.func, call.args, call.opcode, keywords=call.kwargs)
-
-        examined: tuple[Value, ...] = call.args if len(call.args) <= _WIDE else (call.args,)
-        if not any(isinstance(item, _SIZED) and len(item) > _WIDE for item in examined):
-            return judge()
-        return self._remembered((id(call.func), call.opcode, *map(id, examined)), judge)
 
     def _judge_attributes_set_by_call(self, event: Event, func: Global, call: Call) -> None:
         """Judge the attributes that an allowed call sets on its result, without BUILD.
@@ -236,23 +236,20 @@ class StreamJudge:
             name = target.path if isinstance(target, Global) else values.value_repr(target)
             self._add(event, DANGEROUS, name, "is changed, and does not belong to the file")
         if opcode == "BUILD":
-            self._judge_piece(event)
+            # A piece of torch.distributed.checkpoint's `.metadata`, or a file next to a dump, which
+            # joblib loads with allow_pickle.
+            state, func = event.argument, getattr(target, "func", None)
+            is_array = isinstance(func, Global) and func.name.endswith("NDArrayWrapper")
+            key = "filename" if is_array else "relative_path"
+            path = state.get(key) if isinstance(state, dict) else None
+            if isinstance(path, str) and is_outside(path):
+                reason = f"it names {path[:200]!r}, outside its folder"
+                self._add(event, DANGEROUS, "piece-path", reason)
             method_name = values.overridden_method(event.argument, values.MAPPING_METHODS)
             if method_name is not None:
                 reason = "is called to set the state, and the file has replaced it"
                 self._add(event, DANGEROUS, f"{method_name}()", reason)
             self._judge_attributes(event, target, event.argument)
-
-    def _judge_piece(self, event: Event) -> None:
-        """Report a file outside the folder in the `.metadata` of torch.distributed.checkpoint, or
-        in a dump of joblib, which loads its file with allow_pickle."""
-        state, func = event.argument, getattr(event.target, "func", None)
-        is_array = isinstance(func, Global) and func.name.endswith("NDArrayWrapper")
-        key = "filename" if is_array else "relative_path"
-        path = state.get(key) if isinstance(state, dict) else None
-        if isinstance(path, str) and is_outside(path):
-            reason = f"it names {path[:200]!r}, outside its folder"
-            self._add(event, DANGEROUS, "piece-path", reason)
 
     def _judge_changed_object(self, event: Event, call: Call) -> None:
         func = calls.resolve_callable(call.func)
