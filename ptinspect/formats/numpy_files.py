@@ -18,6 +18,7 @@ from ptinspect.errors import (
     DOWNLOAD_AGAIN,
     DamagedError,
     Place,
+    PtInspectError,
     UnsupportedError,
 )
 from ptinspect.formats.archive import Archive, Finding, PicklelessArchive, Span
@@ -155,6 +156,34 @@ def read_header(head: bytes, record: str | None = None) -> ArrayHeader:
         )
     text = descr if isinstance(descr, str) else repr(descr)
     return ArrayHeader(text, order, shape, end, itemsize)
+
+
+def locate_elements(
+    source: Source, offset: int, errors: list[PtInspectError]
+) -> tuple[int, int | None]:
+    """Return where the elements of the array at `offset` begin, and how many bytes they are; None
+    for a pickle of them.
+
+    numpy has several notations for a dtype, and its versions do not agree on them: anything but a
+    plain notation for numbers counts as objects. So does what follows a header that is added to
+    `errors`. DamagedError if the header is cut off, or has no shape. Source: numpy/lib/format.py.
+    """
+    left = source.size - offset
+    head = source.read(offset, min(left, MAX_HEADER + 12))
+    start, end = header_bounds(head)
+    if len(head) < 12 or end > left:
+        raise DamagedError("the array's header is cut off", where=Place(None, 8))
+    header = parse_header(head[:end]) if end - start <= MAX_HEADER else None
+    if not isinstance(header, dict):
+        message = "the array's header is too long, or not a dictionary"
+        errors.append(DamagedError(message, where=Place(None, start)))
+        return offset + end, None
+    size, shape = item_size(header.get("descr")), header.get("shape")
+    if size is None:
+        return offset + end, None
+    if not is_shape(shape):
+        raise DamagedError("the array's header has no shape", where=Place(None, start))
+    return offset + end, prod(shape) * size
 
 
 def _has_objects(dtype: object) -> bool:

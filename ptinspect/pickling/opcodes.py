@@ -6,8 +6,12 @@ this table with both.
 
 from __future__ import annotations
 
+import sys
 from enum import IntEnum
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from ptinspect.pickling.values import Buffer
 
 
 class Arg(IntEnum):
@@ -121,6 +125,25 @@ OPCODES: tuple[Opcode, ...] = tuple(Opcode(n, ord(c), a, p, b, r) for n, c, a, p
 
 BY_CODE: dict[int, Opcode] = {row.code: row for row in OPCODES}
 BY_NAME: dict[str, Opcode] = {row.name: row for row in OPCODES}
+
+_ARGS = bytes(BY_CODE[code].arg if code in BY_CODE else 0 for code in range(256))
+
+
+def skip_opcode(data: Buffer, offset: int, stop: int, line_length: int = sys.maxsize) -> int:
+    """Return the offset behind an opcode and its argument, which is behind `stop` if the argument
+    is cut off, or has a line of more than `line_length` bytes."""
+    arg = _ARGS[data[offset]]
+    offset += 1
+    if arg < 16:
+        return offset + arg
+    if arg > 20:  # SIZE1 to SIZE8
+        return offset + arg - 20 + int.from_bytes(data[offset : offset + arg - 20], "little")
+    for _ in range(arg - 15):
+        offset = data.find(b"\n", offset, min(stop, offset + line_length)) + 1
+        if not offset:
+            return stop + 1
+    return offset
+
 
 _WEIGHTS_ONLY = """
 GLOBAL NEWOBJ REDUCE BUILD APPEND APPENDS SETITEM SETITEMS MARK TUPLE TUPLE1 TUPLE2 TUPLE3 NONE

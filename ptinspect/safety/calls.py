@@ -14,7 +14,7 @@ from ptinspect.pickling.pyobjects import RECONSTRUCTORS, resolve_global
 from ptinspect.pickling.values import Blob, Call, Extension, Global, Inert, OutOfBand, PersistentId
 from ptinspect.safety import policy, values
 from ptinspect.safety.report import CLEAN, DANGEROUS, SEVERITY, UNKNOWN
-from ptinspect.safety.shapes import Shapes, parse_shapes
+from ptinspect.safety.shapes import Shapes, block_exceeds_table, parse_shapes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -409,7 +409,7 @@ def _getattr(args: tuple[Value, ...], depth: int) -> Judgement:
 
 
 def _block_manager(args: tuple[Value, ...], depth: int) -> Judgement:
-    if not values.block_exceeds_table(args):
+    if not block_exceeds_table(args):
         return HARMLESS
     reason = "the place of a block in its table is not known, or outside of it"
     return Judgement(UNKNOWN, "pandas.core.internals.managers.BlockManager", reason)

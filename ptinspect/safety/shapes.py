@@ -219,6 +219,43 @@ _KINDS: dict[str, Kind] = {
 }
 
 
+def block_exceeds_table(args: tuple[Value, ...]) -> bool:
+    """Return True if a block of pandas' BlockManager(blocks, axes) may be outside of its table.
+
+    pandas writes to memory where a block says that it belongs, without a look at the axis.
+    """
+    if not args:
+        return False  # created by NEWOBJ, and filled by BUILD
+    blocks, axes = args
+    length = _axis_length(axes[0]) if isinstance(axes, list) and axes else None
+    for block in blocks if isinstance(blocks, tuple) else (blocks,):
+        placement = block.args[1] if isinstance(block, Call) and len(block.args) > 1 else None
+        bounds = placement.args if isinstance(placement, Call) else ()
+        start, stop, step = bounds if len(bounds) == 3 else (None, None, None)
+        is_range = isinstance(start, int) and isinstance(stop, int) and step in (1, None)
+        if length is None or not is_range or not 0 <= start <= stop <= length:  # type: ignore[operator]
+            return True
+    return False
+
+
+def _axis_length(index: Value) -> int | None:
+    """Return the number of labels of `_new_Index(class, fields)`, or None if it is not recorded."""
+    fields = index.args[1] if isinstance(index, Call) and len(index.args) == 2 else None
+    if not isinstance(fields, dict):
+        return None
+    start, stop, step = (fields.get(name) for name in ("start", "stop", "step"))
+    if isinstance(start, int) and isinstance(stop, int) and step == 1:
+        return max(stop - start, 0)
+    data = fields.get("data")
+    if not isinstance(data, Call) or not isinstance(data.func, Global):
+        return None
+    shape = data.state[1] if isinstance(data.state, tuple) and len(data.state) == 5 else None
+    if data.func.name == "_frombuffer":
+        shape = data.args[2] if len(data.args) > 2 else None
+    length = shape[0] if isinstance(shape, tuple) and len(shape) == 1 else None
+    return length if isinstance(length, int) else None
+
+
 # --- notation -----------------------------------------------------------------------------
 
 _TOKEN = re.compile(r"[()\[\]|?*=!]|\+\w+|[^\s()\[\]|?*=!]+")

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import re
-from math import prod
 from typing import TYPE_CHECKING
 
 from ptinspect.errors import DamagedError, FormatError, LimitError, Place, PtInspectError
@@ -349,11 +348,11 @@ def _scan_arrays(source: Source, state: ScanState) -> None:
 
     An array is a header as a Python literal, then numbers, or a pickle of the elements.
     """
-    from ptinspect.formats.numpy_files import MAGIC
+    from ptinspect.formats.numpy_files import MAGIC, locate_elements
 
     offset = 0
     for _ in range(state.limits.streams):
-        begin, nbytes = _read_array_header(source, offset, state)
+        begin, nbytes = locate_elements(source, offset, state.errors)
         end = source.size if nbytes is None else begin + nbytes
         if nbytes is None:
             data, start, stop = source.window()
@@ -377,35 +376,6 @@ def _scan_arrays(source: Source, state: ScanState) -> None:
         offset = end
     where = Place(state.record, offset)
     raise LimitError("too many arrays in a row", limit="streams", where=where)
-
-
-def _read_array_header(source: Source, offset: int, state: ScanState) -> tuple[int, int | None]:
-    """Return where the elements of the array at `offset` begin, and how many bytes they are; None
-    for a pickle of them.
-
-    numpy has several notations for a dtype, and its versions do not agree on them: anything but a
-    plain notation for numbers counts as objects. So does what follows a header that is an error of
-    `state`. DamagedError if the header is cut off, or has no shape. Source: numpy/lib/format.py.
-    """
-    from ptinspect.formats import numpy_files
-
-    left = source.size - offset
-    head = source.read(offset, min(left, numpy_files.MAX_HEADER + 12))
-    start, end = numpy_files.header_bounds(head)
-    if len(head) < 12 or end > left:
-        raise DamagedError("the array's header is cut off", where=Place(None, 8))
-    is_short = end - start <= numpy_files.MAX_HEADER
-    header = numpy_files.parse_header(head[:end]) if is_short else None
-    if not isinstance(header, dict):
-        message = "the array's header is too long, or not a dictionary"
-        state.errors.append(DamagedError(message, where=Place(None, start)))
-        return offset + end, None
-    size, shape = numpy_files.item_size(header.get("descr")), header.get("shape")
-    if size is None:
-        return offset + end, None
-    if not numpy_files.is_shape(shape):
-        raise DamagedError("the array's header has no shape", where=Place(None, start))
-    return offset + end, prod(shape) * size
 
 
 def _scan_shards(source: Source, state: ScanState) -> None:

@@ -7,12 +7,11 @@ numbers can begin like any file by chance.
 from __future__ import annotations
 
 import re
-import sys
 from typing import TYPE_CHECKING
 
 from ptinspect.errors import LimitError
 from ptinspect.formats.signatures import TAR_BLOCK, is_tar
-from ptinspect.pickling.opcodes import BY_CODE, Arg
+from ptinspect.pickling.opcodes import BY_CODE, skip_opcode
 from ptinspect.safety.report import DANGEROUS
 from ptinspect.source.base import MemorySource
 
@@ -36,11 +35,6 @@ _FIRST_BYTES = frozenset(signature[0] for signature in _SIGNATURES)
 _OPCODES = 6  # opcodes in a row by which bytes look like a pickle
 SEARCHED_BYTES = 1 << 28
 
-_PREFIX_SIZES = {Arg.SIZE1: 1, Arg.SIZE4: 4, Arg.SIZE8: 8}
-_ARGS = [BY_CODE[code].arg if code in BY_CODE else None for code in range(256)]
-LENGTH_BYTES = [_PREFIX_SIZES.get(arg, 0) if arg else 0 for arg in _ARGS]
-FIXED_BYTES = [int(arg) if arg else 0 for arg in _ARGS]
-LINES = [{Arg.LINE: 1, Arg.TWO_LINES: 2}.get(arg, 0) if arg else 0 for arg in _ARGS]
 _TAKES_NOTHING = frozenset(code for code, opcode in BY_CODE.items() if not opcode.before)
 _STOP = ord(".")
 
@@ -83,20 +77,6 @@ def begins_like_pickle(data: Buffer, start: int, stop: int) -> bool:
             return False
         offset = skip_opcode(data, offset, stop, 256)
     return offset <= stop
-
-
-def skip_opcode(data: Buffer, offset: int, stop: int, line_length: int = sys.maxsize) -> int:
-    """Return the offset behind an opcode and its argument, which is behind `stop` if the argument
-    is cut off, or has a line of more than `line_length` bytes."""
-    code = data[offset]
-    offset += 1
-    if size := LENGTH_BYTES[code]:
-        return offset + size + int.from_bytes(data[offset : offset + size], "little")
-    for _ in range(LINES[code]):
-        offset = data.find(b"\n", offset, min(stop, offset + line_length)) + 1
-        if not offset:
-            return stop + 1
-    return offset if LINES[code] else offset + FIXED_BYTES[code]
 
 
 def scan_suspect(outer: ScanState, source: Source, record: str) -> None:

@@ -13,7 +13,7 @@ from ptinspect.errors import DamagedError, LimitError, Place, PtInspectError
 from ptinspect.formats.archive import class_sources, declared_storages
 from ptinspect.formats.torch.legacy import MAGIC, PROTOCOL, locate_storages
 from ptinspect.pickling.machine import run
-from ptinspect.pickling.opcodes import BY_CODE
+from ptinspect.pickling.opcodes import BY_CODE, skip_opcode
 from ptinspect.pickling.pyobjects import constructor_arguments, function_path, resolve_global
 from ptinspect.pickling.state import Recorder
 from ptinspect.pickling.values import Blob, Call
@@ -207,7 +207,7 @@ class PickleScanner:
             frame_end = event.target
             offset = event.offset + 9
             while offset < frame_end and offset < self.stop:
-                offset = payloads.skip_opcode(self.data, offset, self.stop)
+                offset = skip_opcode(self.data, offset, self.stop)
             if frame_end < offset <= self.stop:  # C's unpickler continues there; pickle.py does not
                 reason = "an opcode extends past the end of its frame: readers disagree about it"
                 offset = event.offset - self.start
