@@ -260,11 +260,7 @@ def is_listed(
 
 
 def text_lines(
-    reports: Sequence[ScanReport],
-    left_out: str = "",
-    *,
-    verbose: bool = False,
-    quiet: bool = False,
+    reports: Sequence[ScanReport], left_out: str = "", *, verbose: bool = False, quiet: bool = False
 ) -> Iterator[str]:
     """Yield a line per file, the worst last, with findings and next steps below, and a total.
 
