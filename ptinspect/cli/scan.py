@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections import Counter
+from fnmatch import fnmatchcase
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -30,7 +32,7 @@ from ptinspect.source.local import FOLDER_LINK, find_files, left_out_text
 from ptinspect.text import cut
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from ptinspect.safety.report import ScanReport
     from ptinspect.source.local import LeftOut
@@ -91,7 +93,6 @@ def command(
         sarif_text,
         text_lines,
         total_text,
-        unused_names,
     )
     from ptinspect.safety.scan import map_files, scan_file
 
@@ -130,6 +131,25 @@ def command(
         write_stderr(f"ptinspect: {cut(message)}")
     is_unread = not reports and left_out[FOLDER_LINK]
     ctx.exit(2 if is_unread else exit_code(reports, fail_on))
+
+
+def unused_names(reports: Sequence[ScanReport], allow: Iterable[str]) -> Iterator[str]:
+    """Yield a message for each name of `--allow` that changed no verdict, as far as is listed."""
+    from ptinspect.safety.report import ALLOWED, DANGEROUS
+
+    lists = [n.removeprefix(ALLOWED) for r in reports for n in r.notes if n.startswith(ALLOWED)]
+    more = re.compile(r" and [\d,]+ more$")  # ends such a list that is cut: `join_names`
+    lifted = {name for text in lists for name in more.sub("", text).split(", ")}
+    is_cut = any(map(more.search, lists)) or any(any(r.left_out()) for r in reports)
+    findings = [finding for report in reports for finding in report.all_findings()]
+    dangerous = sorted({each.name for each in findings if each.verdict == DANGEROUS})
+    for glob in allow:
+        if any(fnmatchcase(name, glob) for name in lifted):
+            continue
+        reason = " that is listed (a report is cut)" if is_cut else ": no such finding"
+        if matches := [name for name in dangerous if fnmatchcase(name, glob)]:
+            reason = f": {matches[0]} is dangerous, write its full name"
+        yield f"--allow {glob} lifts nothing{reason}"
 
 
 def _without_failing_advice(report: ScanReport) -> ScanReport:

@@ -419,9 +419,6 @@ RULES: dict[str, Callable[[tuple[Value, ...], int], Judgement]] = {
     "builtins.getattr": _getattr,
     "pandas.core.internals.managers.BlockManager": _block_manager,
     "pandas.core.internals.managers.SingleBlockManager": _block_manager,
-    "torch._tensor._rebuild_from_type": _rebuild_from_type,
-    "torch._tensor._rebuild_from_type_v2": _rebuild_from_type,
-    "torch.tensor._rebuild_from_type": _rebuild_from_type,
-    "torch.tensor._rebuild_from_type_v2": _rebuild_from_type,
+    **dict.fromkeys(values.REBUILDERS_FROM_TYPE, _rebuild_from_type),
 }
 """Judge the arguments of a call, to a depth, by the callable's name."""

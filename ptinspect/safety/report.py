@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
@@ -10,10 +9,10 @@ from typing import TYPE_CHECKING
 from ptinspect.errors import Place
 from ptinspect.limits import LIMITS
 from ptinspect.report import LoadAdvice, Report, __version__
-from ptinspect.text import count_text
+from ptinspect.text import count_text, read_package_file
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
     from typing import Any
 
     from ptinspect.errors import PtInspectError
@@ -31,8 +30,6 @@ FAIL_ON = (POINTER, UNKNOWN, DANGEROUS)
 
 ALLOWED = "allowed: "
 """Begins the note that lists the names that `allow` lifted."""
-
-_MORE = re.compile(r" and [\d,]+ more$")  # ends such a list that is cut: `join_names`
 
 LEFT_OUT, FURTHER = "left out, because the report is too large: ", "and "
 """Begin the notes that count what a report does not list."""
@@ -178,11 +175,11 @@ class ScanReport(Report):
         for member in self.members:
             yield from member.all_findings()
 
-    def _left_out(self) -> Iterator[str]:
+    def left_out(self) -> Iterator[str]:
         """Yield the notes on what the report and those of the members do not list."""
         yield from (note for note in self.notes if note.startswith((LEFT_OUT, FURTHER)))
         for member in self.members:
-            yield from member._left_out()
+            yield from member.left_out()
 
     def first_dangerous(self) -> Finding | None:
         """Return the first dangerous finding of the file and its members, if there is one."""
@@ -228,22 +225,6 @@ def exit_code(reports: Collection[ScanReport], fail_on: str = UNKNOWN) -> int:
     if any(report.verdict in failing for report in reports):
         return 1
     return 2 if any(report._has_errors() for report in reports) else 0
-
-
-def unused_names(reports: Sequence[ScanReport], allow: Iterable[str]) -> Iterator[str]:
-    """Yield a message for each name of `--allow` that changed no verdict, as far as is listed."""
-    lists = [n.removeprefix(ALLOWED) for r in reports for n in r.notes if n.startswith(ALLOWED)]
-    lifted = {name for text in lists for name in _MORE.sub("", text).split(", ")}
-    is_cut = any(map(_MORE.search, lists)) or any(any(r._left_out()) for r in reports)
-    findings = [finding for report in reports for finding in report.all_findings()]
-    dangerous = sorted({each.name for each in findings if each.verdict == DANGEROUS})
-    for glob in allow:
-        if any(fnmatchcase(name, glob) for name in lifted):
-            continue
-        reason = " that is listed (a report is cut)" if is_cut else ": no such finding"
-        if matches := [name for name in dangerous if fnmatchcase(name, glob)]:
-            reason = f": {matches[0]} is dangerous, write its full name"
-        yield f"--allow {glob} lifts nothing{reason}"
 
 
 # --- text ---------------------------------------------------------------------------------
@@ -371,39 +352,30 @@ def _dumps(value: object, indent: int | None = 2) -> str:
     return json.dumps(value, indent=indent).replace("\x7f", "\\u007f") + "\n"
 
 
-_SARIF_RULES = {
-    DANGEROUS: ("error", "Loading the file runs code, or accesses what it should not."),
-    UNKNOWN: ("warning", "The file needs a name that is not on the allowlist."),
-    UNREADABLE: ("error", "The file could not be read to its end."),
-    POINTER: ("note", "The file is a Git LFS pointer; its content is elsewhere."),
-}
-"""Level and description by verdict."""
-
-
 def sarif_text(reports: Sequence[ScanReport]) -> str:
     """Return a SARIF 2.1.0 run: a result per finding, per unreadable file and per pointer, and a
     notification per report that is cut.
 
     https://docs.oasis-open.org/sarif/sarif/v2.1.0/sarif-v2.1.0.html
     """
-    rules = [
-        {
-            "id": f"ptinspect/{verdict}",
-            "shortDescription": {"text": text},
-            "defaultConfiguration": {"level": level},
-        }
-        for verdict, (level, text) in _SARIF_RULES.items()
+    import json
+
+    log = json.loads(read_package_file("safety/sarif.json"))  # its rules are the verdicts
+    (run,) = log["runs"]
+    driver = run["tool"]["driver"]
+    driver["version"] = __version__
+    levels = {rule["id"]: rule["defaultConfiguration"]["level"] for rule in driver["rules"]}
+    run["results"] = [
+        result for report in reports for result in _sarif_results(report, report.path)
     ]
-    driver = {"name": "ptinspect", "version": __version__, "rules": rules}
-    results = [result for report in reports for result in _sarif_results(report, report.path)]
-    run = {"tool": {"driver": driver}, "columnKind": "utf16CodeUnits", "results": results}
-    notices = [_sarif_result(UNKNOWN, note, r.path) for r in reports for note in r._left_out()]
+    notices = [_sarif_result(UNKNOWN, note, r.path) for r in reports for note in r.left_out()]
+    for result in (*run["results"], *notices):
+        result["level"] = levels[result["ruleId"]]
     for notice in notices:
         del notice["ruleId"]
     if notices:
         run["invocations"] = [{"executionSuccessful": True, "toolExecutionNotifications": notices}]
-    schema = "https://json.schemastore.org/sarif-2.1.0.json"
-    return _dumps({"$schema": schema, "version": "2.1.0", "runs": [run]})
+    return _dumps(log)
 
 
 def _sarif_results(report: ScanReport, path: str) -> Iterator[dict[str, object]]:
@@ -437,7 +409,7 @@ def _sarif_result(
         location["logicalLocations"] = [{"name": finding.record, "kind": "member"}]
     return {
         "ruleId": f"ptinspect/{verdict}",
-        "level": _SARIF_RULES[verdict][0],
+        "level": "",
         "message": {"text": text},
         "locations": [location],
     }

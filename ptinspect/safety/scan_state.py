@@ -37,40 +37,37 @@ class FindingCollector:
     """Collects findings: per name and record the worst one, with a count of its repeats."""
 
     def __init__(self) -> None:
-        self._worst: dict[tuple[str, str | None], Finding] = {}
-        self._counts: dict[tuple[str, str | None], int] = {}
+        self._worst: dict[tuple[str, str | None], tuple[Finding, int]] = {}
 
     def add(self, finding: Finding) -> None:
         """Add a finding, unless a worse one about the same name and record was added before."""
         finding = finding.shortened()
         key = (finding.name, finding.record)
-        old = self._worst.get(key)
+        old, count = self._worst.get(key, (None, 0))
         if old is None or _rank(finding) > _rank(old):
-            self._worst[key] = finding  # a call replaces the import that came before it
-            self._counts[key] = finding.count
+            self._worst[key] = finding, finding.count  # a call replaces the import before it
         elif (finding.opcode, finding.verdict) == (old.opcode, old.verdict):
-            self._counts[key] += finding.count
+            self._worst[key] = old, count + finding.count
 
     def count_repeated_call(self, name: str, record: str | None, opcode: str, verdict: str) -> bool:
         """Count a call that was found before, without a text of its own. Return False if it was
-        not.
-        """
+        not."""
         key = (shorten(name), record)
-        old = self._worst.get(key)
+        old, count = self._worst.get(key, (None, 0))
         if old is None or _rank(old) < (reports.SEVERITY[verdict], True):
             return False
         if (opcode, verdict) == (old.opcode, old.verdict):
-            self._counts[key] += 1
+            self._worst[key] = old, count + 1
         return True
 
     def sorted(self) -> list[Finding]:
         """Return the dangerous findings first, each kind in the order of the file."""
         if not self._worst:
             return []
-        counted = (
-            finding if self._counts[key] == 1 else replace(finding, count=self._counts[key])
-            for key, finding in self._worst.items()
-        )
+        counted = [
+            finding if count == finding.count else replace(finding, count=count)
+            for finding, count in self._worst.values()
+        ]
         return sorted(counted, key=lambda finding: finding.verdict != reports.DANGEROUS)
 
     def __bool__(self) -> bool:

@@ -52,6 +52,12 @@ _MAX_SHARED_FIELDS = 8  # numpy dtypes that may share one wide table of fields
 _SIZED = (str, bytes, tuple, list, dict)
 
 
+def _has_computed_key(attributes: dict[Value, Value]) -> bool:
+    """Return True if a key is the result of a call, which can be any string."""
+    only_strings = set(map(type, attributes)) <= {str}
+    return not only_strings and any(isinstance(key_value(key), Inert) for key in attributes)
+
+
 class StreamJudge:
     """Judges one stream.
 
@@ -384,13 +390,7 @@ class StreamJudge:
         return dict.fromkeys(_WATCHED_ATTRIBUTES, state) if is_computed else {}
 
     def _is_computed(self, attributes: dict[Value, Value]) -> bool:
-        """Return True if a key is the result of a call, which can be any string."""
-
-        def has_computed_key(attributes: dict[Value, Value]) -> bool:
-            only_strings = set(map(type, attributes)) <= {str}
-            return not only_strings and any(isinstance(key_value(key), Inert) for key in attributes)
-
-        return self._examined_once("keys", attributes, has_computed_key)
+        return self._examined_once("keys", attributes, _has_computed_key)
 
     def _examined_once(
         self, purpose: str, value: Items, examine: Callable[[Items], Result]

@@ -291,7 +291,7 @@ def replaces_nested_parts(func: Global, args: tuple[Value, ...], state: Value) -
 
 NUMPY_DTYPE = "numpy.dtype"
 
-_TENSOR_REBUILDERS = frozenset(
+REBUILDERS_FROM_TYPE = frozenset(
     f"torch.{module}._rebuild_from_type{version}"
     for module in ("_tensor", "tensor")
     for version in ("", "_v2")
@@ -316,7 +316,7 @@ def builds_dtype(call: Call) -> bool:
         if not isinstance(func, Call):
             break
         target = resolve_global(func.func)
-        is_helper = target and target.path in (*RECONSTRUCTORS, *_TENSOR_REBUILDERS)
+        is_helper = target and target.path in (*RECONSTRUCTORS, *REBUILDERS_FROM_TYPE)
         func = (resolve_global(func.args[0]) or func.args[0]) if is_helper and func.args else target
     return isinstance(func, Global) and func.path == NUMPY_DTYPE
 

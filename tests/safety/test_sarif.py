@@ -14,8 +14,9 @@ from typing import Any
 import jsonschema
 import pytest
 
+from ptinspect.cli.scan import unused_names
 from ptinspect.limits import Limits
-from ptinspect.safety.report import ScanReport, sarif_text, unused_names
+from ptinspect.safety.report import ScanReport, sarif_text
 from ptinspect.safety.scan import scan, scan_many
 from tests.conftest import FIXTURES
 from tests.safety.corpus import benign, malicious
