@@ -52,13 +52,8 @@ class PolicyRow(NamedTuple):
     shapes: str = ""
 
 
-_WEIGHTS_ONLY_REASON = "torch's weights_only accepts it by default"
-_TORCH_NN_REASON = "a module of torch.nn; weights_only accepts it once it is a safe global"
 # What torch 0.1 writes. An allocator or an address of memory makes torch trust the file.
 _TENSOR_SHAPES = "R() N() =(storage nat shape shape) !keywords"
-_SUBMODULE_MAIN = PolicyRow(
-    "dangerous", "__main__", "starts a program when it is imported", "Lib/runpy.py"
-)
 
 
 class Policy:
@@ -106,9 +101,11 @@ class Policy:
         if path in WEIGHTS_ONLY_NAMES:
             source = "torch/_weights_only_unpickler.py"
             shapes = _TENSOR_SHAPES if name.endswith(("Tensor", "Storage")) else ""
-            return PolicyRow("allowed", path, _WEIGHTS_ONLY_REASON, source, shapes)
+            reason = "torch's weights_only accepts it by default"
+            return PolicyRow("allowed", path, reason, source, shapes)
         if module.endswith(".__main__"):
-            return _SUBMODULE_MAIN
+            reason = "starts a program when it is imported"
+            return PolicyRow("dangerous", "__main__", reason, "Lib/runpy.py")
         end = path.find(".")
         top = path[:end]
         is_shadowed = top not in _STDLIB_PACKAGES and is_stdlib(top)
@@ -125,8 +122,8 @@ class Policy:
         # run time (`ParametrizedLinear`).
         if path.startswith(PARAMETRIZED) or lookup(path) is None:
             return None
-        tables, shapes = "ptinspect/torchnn/tables", "N() =dict|tuple"
-        return PolicyRow("module", path, _TORCH_NN_REASON, tables, shapes)
+        reason = "a module of torch.nn; weights_only accepts it once it is a safe global"
+        return PolicyRow("module", path, reason, "ptinspect/torchnn/tables", "N() =dict|tuple")
 
 
 def policy_row(module: str, name: str) -> PolicyRow | None:

@@ -84,9 +84,8 @@ class Finding:
 
     def shortened(self) -> Finding:
         """Return the finding with its texts cut to `LIMITS.name_chars`."""
-        texts = {"name": self.name, "reason": self.reason}
-        texts |= {"record": self.record or "", "call": self.call or ""}
-        long = {key: shorten(text) for key, text in texts.items() if len(text) > LIMITS.name_chars}
+        texts = ((key, getattr(self, key) or "") for key in ("name", "reason", "record", "call"))
+        long = {key: shorten(text) for key, text in texts if len(text) > LIMITS.name_chars}
         return replace(self, **long) if long else self  # type: ignore[arg-type]
 
     def is_allowed(self, allow: Collection[str], allow_unknown: Collection[str]) -> bool:

@@ -232,9 +232,18 @@ class StreamJudge:
         if self._attributes:
             attributes = self._attributes.get(target, {})
             for method in _METHODS_CALLED_BY.get(opcode, ()):
-                if method in attributes:
-                    self._judge_replaced_method(event, method, attributes[method])
-                    return
+                if method not in attributes:
+                    continue
+                replacement, args = attributes[method], (event.argument,)
+                if isinstance(event.argument, list) and opcode != "BUILD":
+                    args = tuple(event.argument)
+                judgement = calls.judge_call(replacement, args, "REDUCE")
+                name, reason = judgement.name, judgement.reason
+                if judgement.verdict != DANGEROUS:
+                    name = values.value_repr(replacement)
+                    reason = f"replaces the method {method}, which {opcode} calls"
+                self._add(event, DANGEROUS, name, reason, values.call_repr(replacement, args))
+                return
         if isinstance(target, Call):
             if (target.func, opcode) not in self._clean:
                 self._judge_changed_object(event, target)
@@ -320,18 +329,6 @@ class StreamJudge:
         invalid = values.invalid_dtype_reason(dtype)
         if invalid is not None:
             self._add(event, DANGEROUS, values.NUMPY_DTYPE, invalid)
-
-    def _judge_replaced_method(self, event: Event, method: str, replacement: Value) -> None:
-        """Judge the call of an attribute that the file has put in a method's place."""
-        args = tuple(event.argument) if isinstance(event.argument, list) else (event.argument,)
-        if event.opcode == "BUILD":
-            args = (event.argument,)
-        judgement = calls.judge_call(replacement, args, "REDUCE")
-        name, reason = judgement.name, judgement.reason
-        if judgement.verdict != DANGEROUS:
-            name = values.value_repr(replacement)
-            reason = f"replaces the method {method}, which {event.opcode} calls"
-        self._add(event, DANGEROUS, name, reason, values.call_repr(replacement, args))
 
     # --- attributes -----------------------------------------------------------------------
 
