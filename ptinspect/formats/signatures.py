@@ -9,6 +9,7 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, FormatError, Place
+from ptinspect.pickling.opcodes import BY_CODE, skip_opcode
 from ptinspect.text import bounded_repr
 
 if TYPE_CHECKING:
@@ -365,3 +366,43 @@ def identify_zip(names: Sequence[str], index: Collection[str]) -> tuple[Identity
     has_model = any(name.endswith(MODEL_ENDINGS) for name in names)
     hint = "unzip it, and show the model in it" if has_model else None
     return Identity("zip", f"a zip of {len(names):,} files", hint), folder
+
+
+_FILE_STARTS = (
+    b"PK\x03\x04", b"\x93NUMPY", b"\x1f\x8b\x08", b"BZh", b"\xfd7zXZ\0", b"\x04\x22\x4d\x18",
+    b"\x28\xb5\x2f\xfd", b"7z\xbc\xaf\x27\x1c", b"Rar!\x1a\x07",
+)  # fmt: skip
+_FIRST_BYTES = frozenset(signature[0] for signature in _FILE_STARTS)
+_OPCODES = 6  # opcodes in a row by which bytes look like a pickle
+_TAKES_NOTHING = frozenset(code for code, opcode in BY_CODE.items() if not opcode.before)
+_STOP = ord(".")
+
+# Opcodes that import a name: without one, a pickle cannot do anything.
+_IMPORT = re.compile(rb"[ci\x82-\x84\x93]")
+
+
+def looks_like_file(data: Buffer, start: int, stop: int) -> bool:
+    """Return True if bytes begin like an archive, compressed data, an array or a pickle."""
+    if stop - start < 4:
+        return False
+    code = data[start]
+    if code in _TAKES_NOTHING and begins_like_pickle(data, start, stop):
+        return _IMPORT.search(data, start, stop) is not None
+    if code in _FIRST_BYTES and data[start : start + 8].startswith(_FILE_STARTS):
+        return True
+    may_be_tar = stop - start >= TAR_BLOCK and code and data[start + 156] in b"\x000xgLK"
+    return bool(may_be_tar) and is_tar(data[start : start + TAR_BLOCK])
+
+
+def begins_like_pickle(data: Buffer, start: int, stop: int) -> bool:
+    offset = start
+    for number in range(_OPCODES):
+        if offset >= stop:
+            return False
+        code = data[offset]
+        if code == _STOP:
+            return number > 1
+        if code not in BY_CODE:
+            return False
+        offset = skip_opcode(data, offset, stop, 256)
+    return offset <= stop

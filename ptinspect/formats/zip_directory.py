@@ -22,6 +22,7 @@ from ptinspect.formats.archive import CHUNK, Finding, read_chunks
 from ptinspect.formats.zip_records import (
     DESCRIBED,
     ENCRYPTED,
+    END,
     FULL32,
     LOCAL,
     LOCAL_HEADER,
@@ -30,6 +31,7 @@ from ptinspect.formats.zip_records import (
     decode_name,
     decode_names,
     find_bounds,
+    find_zips_ending_at,
     read_rows,
 )
 from ptinspect.limits import LIMITS, Limits
@@ -37,11 +39,16 @@ from ptinspect.text import bounded_repr
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from typing import TypeAlias
 
     from ptinspect.formats.zip_records import Bounds
     from ptinspect.pickling.values import Buffer
     from ptinspect.source.base import Source
 
+    ZipSpan: TypeAlias = tuple[int, int, int, int]
+    """Start and stop of a zip, the offset of its directory, and the number of entries."""
+
+_END_SIZE = 22
 STORED, DEFLATED = 0, 8
 PACK_AGAIN = "unpack it, and pack it again without compression: zip -0"
 
@@ -347,3 +354,29 @@ class ZipDirectory:
         for chunk in self.chunks(index):
             crc = zlib.crc32(chunk, crc)
         return crc == self.crcs[index]
+
+
+def find_concatenated_zips(source: Source, limits: Limits) -> list[ZipSpan]:
+    """Return the zips that follow one another.
+
+    torch.distributed.checkpoint writes one zip per tensor.
+    """
+    buffer, base, end = source.window()
+    spans: list[ZipSpan] = []
+    counts: dict[int, tuple[int, int]] = {}
+    position = base
+    for _ in range(limits.zip_entries):
+        position = buffer.find(END, position, end)
+        if position < 0 or position + _END_SIZE > end:
+            return spans
+        comment = int.from_bytes(buffer[position + 20 : position + 22], "little")
+        stop = min(position + _END_SIZE + comment, end) - base
+        zips = sorted(find_zips_ending_at(source, position - base, counts), reverse=True)
+        for start, place, count in zips:
+            if source.read(start, 4) == LOCAL:
+                while spans and spans[-1][0] >= start:  # zips inside this one
+                    spans.pop()
+                spans.append((start, stop, place, count))
+                break
+        position += 4
+    raise LimitError("it has too many end records", limit="zip_entries")

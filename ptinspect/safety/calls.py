@@ -10,6 +10,7 @@ import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
+from ptinspect.pickling.numpy_objects import REBUILDERS_FROM_TYPE
 from ptinspect.pickling.pyobjects import RECONSTRUCTORS, resolve_global
 from ptinspect.pickling.values import Blob, Call, Extension, Global, Inert, OutOfBand, PersistentId
 from ptinspect.safety import policy, values
@@ -419,6 +420,6 @@ RULES: dict[str, Callable[[tuple[Value, ...], int], Judgement]] = {
     "builtins.getattr": _getattr,
     "pandas.core.internals.managers.BlockManager": _block_manager,
     "pandas.core.internals.managers.SingleBlockManager": _block_manager,
-    **dict.fromkeys(values.REBUILDERS_FROM_TYPE, _rebuild_from_type),
+    **dict.fromkeys(REBUILDERS_FROM_TYPE, _rebuild_from_type),
 }
 """Judge the arguments of a call, to a depth, by the callable's name."""

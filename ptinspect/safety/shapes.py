@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
+from ptinspect.pickling.numpy_objects import MAX_DIMS
 from ptinspect.pickling.pyobjects import RECONSTRUCTORS, class_path
 from ptinspect.pickling.values import (
     Blob,
@@ -23,7 +24,7 @@ from ptinspect.pickling.values import (
     TensorCall,
     Value,
 )
-from ptinspect.safety.values import MAX_DIMS, codec_name
+from ptinspect.safety.values import codec_name
 
 Kind = Callable[[Value], bool]
 """Returns True if a value is of the kind."""

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ptinspect.pickling import numpy_objects
 from ptinspect.pickling.pyobjects import RECONSTRUCTORS
 from ptinspect.pickling.state import Event
 from ptinspect.pickling.values import Blob, Call, Extension, Global, Inert, PersistentId, key_value
 from ptinspect.safety import calls, values
-from ptinspect.safety.policy import is_plain_class, is_special, is_stdlib, load_policy
+from ptinspect.safety.policy import is_listed, is_plain_class, is_special, is_stdlib, load_policy
 from ptinspect.safety.report import CLEAN, DANGEROUS, UNKNOWN, Finding
 from ptinspect.safety.scan_state import FindingCollector
 from ptinspect.safety.shapes import Shapes, parse_shapes
@@ -286,7 +287,7 @@ class StreamJudge:
             name = func.path if isinstance(func, Global) else "call"
             self._add(event, DANGEROUS, name, "changes an object that a call returned")
             return
-        if is_build and values.builds_dtype(call):
+        if is_build and numpy_objects.builds_dtype(call):
             self._judge_dtype(event, call)
         if func.path in RECONSTRUCTORS and call.args:
             cls = calls.resolve_callable(call.args[0])
@@ -323,12 +324,15 @@ class StreamJudge:
                 uses = self._wide.get(("fields", id(part)), 0)
                 if uses >= _MAX_SHARED_FIELDS:
                     reason = "too many dtypes share one table of fields"
-                    self._add(event, UNKNOWN, values.NUMPY_DTYPE, reason)
+                    self._add(event, UNKNOWN, numpy_objects.NUMPY_DTYPE, reason)
                     return
                 self._wide["fields", id(part)] = uses + 1
-        invalid = values.invalid_dtype_reason(dtype)
+        name = dtype.args[0] if dtype.args else None  # a class, judged when it was imported
+        is_unlisted = isinstance(name, Global) and not is_listed(name.module, name.name)
+        is_foreign = is_unlisted or isinstance(name, Extension)
+        invalid = numpy_objects.invalid_dtype_reason(dtype, is_foreign)
         if invalid is not None:
-            self._add(event, DANGEROUS, values.NUMPY_DTYPE, invalid)
+            self._add(event, DANGEROUS, numpy_objects.NUMPY_DTYPE, invalid)
 
     # --- attributes -----------------------------------------------------------------------
 

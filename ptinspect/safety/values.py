@@ -1,23 +1,13 @@
 """Inert values: what loading would do with them, whether they point outside their memory, and
-their texts for findings.
-
-numpy trusts what a dtype records: a dtype of objects that denies to hold any turns the file's bytes
-into pointers, and a field outside its element reads memory outside the array.
-
-Source: numpy/_core/src/multiarray/descriptor.c, `arraydescr_reduce` and `arraydescr_setstate`. The
-state is (version, order, (base, shape), names, fields, itemsize, alignment, flags), with -1 for
-both sizes if the dtype's name implies them; a field is (dtype, offset), or (dtype, offset, title).
-"""
+their texts for findings."""
 
 from __future__ import annotations
 
-import re
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from ptinspect.dtypes import numpy_itemsize
-from ptinspect.pickling.numpy_objects import required_numel
-from ptinspect.pickling.pyobjects import RECONSTRUCTORS, global_path, resolve_global
+from ptinspect.pickling.numpy_objects import MAX_DIMS, required_numel
+from ptinspect.pickling.pyobjects import global_path, resolve_global
 from ptinspect.pickling.values import (
     Blob,
     Call,
@@ -31,7 +21,6 @@ from ptinspect.pickling.values import (
     key_value,
     type_name,
 )
-from ptinspect.safety.policy import is_listed
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -166,9 +155,6 @@ def _items_repr(values: Collection[Value], depth: int) -> str:
 MAX_DEPTH = 8
 """Nesting of calls in arguments of calls that is followed; honest files have two."""
 
-MAX_DIMS = 64
-"""Dimensions of a tensor, and of an array since numpy 2 (32 before). Both refuse more."""
-
 MEMORY_INTERFACES = (
     "__array_interface__", "__array_struct__", "__array__", "__cuda_array_interface__",
     "__dlpack__",
@@ -285,139 +271,3 @@ def replaces_nested_parts(func: Global, args: tuple[Value, ...], state: Value) -
         for name, part in parts.items()
         if name in attributes
     )
-
-
-# --- numpy's dtypes -----------------------------------------------------------------------
-
-NUMPY_DTYPE = "numpy.dtype"
-
-REBUILDERS_FROM_TYPE = frozenset(
-    f"torch.{module}._rebuild_from_type{version}"
-    for module in ("_tensor", "tensor")
-    for version in ("", "_v2")
-)
-
-_HAS_OBJECT = 0x01
-_OBJECT_FLAGS = 0x1B
-"""NPY_ITEM_REFCOUNT, LIST_PICKLE, NEEDS_INIT and NEEDS_PYAPI: every dtype of objects has them."""
-
-_MAX_ITEM_SIZE = 1 << 31  # numpy counts the bytes of an element in a C int
-_NAME = re.compile(r"[<>=|]?([a-zA-Z?])([0-9]{0,10})")
-
-_RECORD_CLASSES = frozenset(
-    ("numpy.record", "numpy.rec.record", "numpy.core.records.record", "numpy._core.records.record")
-)
-
-
-def builds_dtype(call: Call) -> bool:
-    """Return True if a call creates a numpy dtype, by itself or through a helper."""
-    func: Value = call
-    for _ in range(MAX_DEPTH):
-        if not isinstance(func, Call):
-            break
-        target = resolve_global(func.func)
-        is_helper = target and target.path in (*RECONSTRUCTORS, *REBUILDERS_FROM_TYPE)
-        func = (resolve_global(func.args[0]) or func.args[0]) if is_helper and func.args else target
-    return isinstance(func, Global) and func.path == NUMPY_DTYPE
-
-
-def invalid_dtype_reason(dtype: Call) -> str | None:
-    """Return what is wrong with a dtype that BUILD was applied to, or None if it is valid."""
-    if not isinstance(dtype.func, Global) or dtype.func.path != NUMPY_DTYPE:
-        return "a dtype in a form that numpy does not write"
-    if dtype.changes is None or len(dtype.changes.states) != 1:
-        return "a dtype whose state is set twice"
-    state = dtype.state
-    if not isinstance(state, tuple) or len(state) < 6:
-        return "a dtype with an invalid state"
-    name = dtype.args[0] if dtype.args else None
-    match = _NAME.fullmatch(name) if isinstance(name, str) else None
-    kind = match[1] if match else None  # the letter by which a name begins
-    if isinstance(name, Global) and name.path in _RECORD_CLASSES:
-        kind = "V"
-    if kind is None:  # a package's own dtype: its class was judged when it was imported
-        is_unlisted = isinstance(name, Global) and not is_listed(name.module, name.name)
-        is_foreign = is_unlisted or isinstance(name, Extension)
-        return None if is_foreign else "a dtype in a form that numpy does not write"
-    if len(dtype.args) < 3 or not dtype.args[2]:  # the argument `copy`
-        return "changes a dtype of numpy's own"
-    has_parts = any(part is not None for part in state[2:5])
-    size = state[5]
-    if kind not in "VSUa":
-        if has_parts or size != -1:
-            return "a plain dtype that has parts, or another size than its name says"
-        return _object_flags_reason(kind == "O", state)
-    if type(size) is not int or not 0 <= size < _MAX_ITEM_SIZE or (kind == "U" and size % 4):
-        return "a dtype with an invalid item size"
-    if kind != "V":
-        return "a dtype of text that has parts" if has_parts else None
-    return _invalid_structure_reason(state, size)
-
-
-def _invalid_structure_reason(state: tuple[Value, ...], size: int) -> str | None:
-    """Check a structured dtype, or one whose element is an array."""
-    has_objects = False
-    subarray, names, fields = state[2:5]
-    if subarray is not None:
-        base, shape = subarray if isinstance(subarray, tuple) and len(subarray) == 2 else (None, 0)
-        total = item_size(base)
-        lengths = shape if isinstance(shape, tuple) else (shape,)
-        is_shape = all(type(length) is int and length >= 0 for length in lengths)
-        if total is None or len(lengths) > MAX_DIMS or not is_shape:
-            return "an invalid array as an element"
-        for length in lengths:
-            assert isinstance(length, int)
-            total = min(total * length, _MAX_ITEM_SIZE)
-        if total != size:
-            return "an array as an element whose size differs from the element's"
-        has_objects = holds_objects(base)
-    if names is not None or fields is not None:
-        if not isinstance(names, tuple) or not isinstance(fields, dict):
-            return "a structure with invalid fields"
-        if any(not isinstance(name, str) or name not in fields for name in names):
-            return "a structure that lacks one of its fields"
-        for field in fields.values():
-            dtype, offset = field[:2] if isinstance(field, tuple) and len(field) > 1 else (None, 0)
-            field_size = item_size(dtype)
-            if field_size is None or type(offset) is not int:
-                return "an invalid field"
-            if not 0 <= offset <= size - field_size:
-                return "a field outside its element"
-            has_objects = has_objects or holds_objects(dtype)
-    return _object_flags_reason(has_objects, state)
-
-
-def _object_flags_reason(has_objects: bool, state: tuple[Value, ...]) -> str | None:
-    """Check that a dtype of objects has the flags of one. Before version 3 numpy sets them."""
-    version, flags = state[0], state[7] if len(state) > 7 else 0
-    if not has_objects or (type(version) is int and version < 3):
-        return None
-    if type(flags) is not int or flags & _OBJECT_FLAGS != _OBJECT_FLAGS:
-        return "a dtype of objects that denies to hold any"
-    return None
-
-
-def item_size(dtype: Value) -> int | None:
-    """Return the bytes of one element, or None if the dtype is not numpy's or records no size."""
-    if not isinstance(dtype, Call) or not isinstance(dtype.func, Global) or not dtype.args:
-        return None
-    if dtype.func.path != NUMPY_DTYPE:
-        return None
-    state, name = dtype.state, dtype.args[0]
-    size = state[5] if isinstance(state, tuple) and len(state) > 5 else None
-    if type(size) is int and size >= 0:
-        return size
-    return numpy_itemsize(name) if isinstance(name, str) else None
-
-
-def holds_objects(dtype: Value) -> bool:
-    """Return True if elements of the dtype are, or contain, Python objects."""
-    if not isinstance(dtype, Call) or not dtype.args:
-        return True
-    name, state = dtype.args[0], dtype.state
-    if isinstance(name, str) and "O" in name:
-        return True
-    if state is None:
-        return not isinstance(name, str)
-    flags = state[7] if isinstance(state, tuple) and len(state) > 7 else 0
-    return type(flags) is not int or bool(flags & _HAS_OBJECT)

@@ -10,8 +10,7 @@ import re
 from typing import TYPE_CHECKING
 
 from ptinspect.errors import LimitError
-from ptinspect.formats.signatures import TAR_BLOCK, is_tar
-from ptinspect.pickling.opcodes import BY_CODE, skip_opcode
+from ptinspect.formats.signatures import looks_like_file
 from ptinspect.safety.report import DANGEROUS
 from ptinspect.source.base import MemorySource
 
@@ -27,19 +26,7 @@ UNREAD_FORMATS = ("sqlite", "parquet", "arrow")
 
 _UNREAD = "unread"
 
-_SIGNATURES = (
-    b"PK\x03\x04", b"\x93NUMPY", b"\x1f\x8b\x08", b"BZh", b"\xfd7zXZ\0", b"\x04\x22\x4d\x18",
-    b"\x28\xb5\x2f\xfd", b"7z\xbc\xaf\x27\x1c", b"Rar!\x1a\x07",
-)  # fmt: skip
-_FIRST_BYTES = frozenset(signature[0] for signature in _SIGNATURES)
-_OPCODES = 6  # opcodes in a row by which bytes look like a pickle
 SEARCHED_BYTES = 1 << 28
-
-_TAKES_NOTHING = frozenset(code for code, opcode in BY_CODE.items() if not opcode.before)
-_STOP = ord(".")
-
-_IMPORT = re.compile(rb"[ci\x82-\x84\x93]")
-"""Opcodes that import a name: without one, a pickle cannot do anything."""
 
 PICKLE = re.compile(rb"\x80[\x02-\x05]")
 BASE64 = re.compile(rb"[A-Za-z0-9+/_-]{24,}")
@@ -50,33 +37,6 @@ _NO_BASE64 = bytes(code for code in range(256) if not re.match(rb"[A-Za-z0-9+/]"
 _JSON_START = b"\xef\xbb\xbf\xff\xfe \t\r\n"
 """Byte order marks and spaces, which `json.loads` skips."""
 _JSON_TEXT = re.compile(rb'"([^"]{24,})"')
-
-
-def looks_like_file(data: Buffer, start: int, stop: int) -> bool:
-    """Return True if bytes begin like an archive, compressed data, an array or a pickle."""
-    if stop - start < 4:
-        return False
-    code = data[start]
-    if code in _TAKES_NOTHING and begins_like_pickle(data, start, stop):
-        return _IMPORT.search(data, start, stop) is not None
-    if code in _FIRST_BYTES and data[start : start + 8].startswith(_SIGNATURES):
-        return True
-    may_be_tar = stop - start >= TAR_BLOCK and code and data[start + 156] in b"\x000xgLK"
-    return bool(may_be_tar) and is_tar(data[start : start + TAR_BLOCK])
-
-
-def begins_like_pickle(data: Buffer, start: int, stop: int) -> bool:
-    offset = start
-    for number in range(_OPCODES):
-        if offset >= stop:
-            return False
-        code = data[offset]
-        if code == _STOP:
-            return number > 1
-        if code not in BY_CODE:
-            return False
-        offset = skip_opcode(data, offset, stop, 256)
-    return offset <= stop
 
 
 def scan_suspect(outer: ScanState, source: Source, record: str) -> None:

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 
 from ptinspect.errors import DamagedError, LimitError, Place, PtInspectError
 from ptinspect.formats.archive import class_sources, declared_storages
+from ptinspect.formats.signatures import begins_like_pickle, looks_like_file
 from ptinspect.formats.torch.legacy import MAGIC, PROTOCOL, locate_storages
 from ptinspect.pickling.machine import run
+from ptinspect.pickling.numpy_objects import holds_objects, item_size
 from ptinspect.pickling.opcodes import BY_CODE, skip_opcode
 from ptinspect.pickling.pyobjects import constructor_arguments, function_path, resolve_global
 from ptinspect.pickling.state import Recorder
@@ -21,7 +23,6 @@ from ptinspect.safety.containers import payloads
 from ptinspect.safety.report import DANGEROUS
 from ptinspect.safety.scan_state import ScanState, scan_member
 from ptinspect.safety.stream import StreamJudge
-from ptinspect.safety.values import holds_objects, item_size
 from ptinspect.source.base import MemorySource
 from ptinspect.text import count_text
 
@@ -228,11 +229,11 @@ class PickleScanner:
                 self.payloads.append((name, payload))
         for offset, text in judge.texts:
             head = text[:1024].encode("latin1", "replace")
-            if payloads.looks_like_file(head, 0, len(head)):
+            if looks_like_file(head, 0, len(head)):
                 self.values.append((f"value @ {offset}", text[:].encode("latin1", "replace")))
         for offset, literal in recorder.literals:
             window = MemorySource.of_value(literal, "").window()
-            if payloads.looks_like_file(*window) and id(literal) not in self._seen_payloads:
+            if looks_like_file(*window) and id(literal) not in self._seen_payloads:
                 self.values.append((f"value @ {offset - self.start}", literal))
 
     def scan_found(self) -> None:
@@ -284,7 +285,7 @@ class PickleScanner:
         self.state.find("trailing-bytes", reason, self.record, offset=offset - self.start)
         chunk = bytes(chunk)
         first = zeros + len(chunk) - len(chunk.lstrip(b"\0"))
-        if payloads.looks_like_file(self.data, first, self.stop):
+        if looks_like_file(self.data, first, self.stop):
             rest = Blob(self.data, first, self.stop - first, first)
             self.values.append((f"byte {first - self.start}", rest))
         scan_embedded(self.state, self.data, first, self.stop, self.start, self.record)
@@ -323,7 +324,7 @@ def scan_embedded(
     reached = start
     for match in payloads.PICKLE.finditer(data, start, min(stop, start + payloads.SEARCHED_BYTES)):
         offset = match.start()
-        if offset >= reached and payloads.begins_like_pickle(data, offset, stop):
+        if offset >= reached and begins_like_pickle(data, offset, stop):
             try:
                 reached = scanner.scan_at(offset).end
             except LimitError as error:

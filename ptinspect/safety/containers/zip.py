@@ -6,28 +6,33 @@ import re
 import zlib
 from typing import TYPE_CHECKING
 
-from ptinspect.errors import DamagedError, FormatError, LimitError, Place, PtInspectError
+from ptinspect.errors import DamagedError, FormatError, Place, PtInspectError
 from ptinspect.formats import zip_records as records
 from ptinspect.formats.archive import Finding, declared_storages, read_chunks
 from ptinspect.formats.detect import HEAD_BYTES, identify_head
-from ptinspect.formats.signatures import identify_zip
+from ptinspect.formats.signatures import identify_zip, looks_like_file
 from ptinspect.formats.torch.zip_file import torch_refusal_reasons
-from ptinspect.formats.zip_directory import DEFLATED, PACK_AGAIN, SECRET, STORED, ZipDirectory
-from ptinspect.safety.containers.payloads import UNREAD_FORMATS, looks_like_file, scan_suspect
+from ptinspect.formats.zip_directory import (
+    DEFLATED,
+    PACK_AGAIN,
+    SECRET,
+    STORED,
+    ZipDirectory,
+    find_concatenated_zips,
+)
+from ptinspect.safety.containers.payloads import UNREAD_FORMATS, scan_suspect
 from ptinspect.safety.report import DANGEROUS, UNKNOWN
 from ptinspect.safety.scan_state import scan_member
 from ptinspect.source.base import MemorySource, SliceSource
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import TypeAlias
 
+    from ptinspect.formats.zip_directory import ZipSpan
     from ptinspect.limits import Limits
     from ptinspect.safety.scan_state import ScanState
     from ptinspect.source.base import Source
 
-    Span: TypeAlias = tuple[int, int, int, int]
-    """Start and stop of a zip, the offset of its directory, and the number of entries."""
 
 _DANGEROUS_KINDS = frozenset(("zip-duplicate", "zip-overlap", "zip-outside", "zip-local"))
 """Findings that no writer causes, and by which two readers see different content."""
@@ -41,7 +46,6 @@ _TORCH_FORMATS = frozenset(("torch-zip", "torchscript", "torch-export", "torch-p
 _SOURCE_ENDS = (".py\n", ".pyc\n", "/.data/extern_modules\n")
 _BZIP2, _LZMA = 12, 14
 _ENDS_BY_MARKER = 2  # a flag of a record that is compressed by LZMA
-_END_SIZE = 22
 _HEAD = 1024
 _MAX_DESCRIPTOR = 24  # bytes of the longest data descriptor, which follows a record
 
@@ -104,32 +108,6 @@ def scan_zip(source: Source, state: ScanState) -> None:
         state.errors.append(error)
 
 
-def find_concatenated_zips(source: Source, limits: Limits) -> list[Span]:
-    """Return the zips that follow one another.
-
-    torch.distributed.checkpoint writes one zip per tensor.
-    """
-    buffer, base, end = source.window()
-    spans: list[Span] = []
-    counts: dict[int, tuple[int, int]] = {}
-    position = base
-    for _ in range(limits.zip_entries):
-        position = buffer.find(records.END, position, end)
-        if position < 0 or position + _END_SIZE > end:
-            return spans
-        comment = int.from_bytes(buffer[position + 20 : position + 22], "little")
-        stop = min(position + _END_SIZE + comment, end) - base
-        zips = sorted(records.find_zips_ending_at(source, position - base, counts), reverse=True)
-        for start, place, count in zips:
-            if source.read(start, 4) == records.LOCAL:
-                while spans and spans[-1][0] >= start:  # zips inside this one
-                    spans.pop()
-                spans.append((start, stop, place, count))
-                break
-        position += 4
-    raise LimitError("it has too many end records", limit="zip_entries")
-
-
 def _is_safetensors(source: Source, limits: Limits) -> bool:
     """Return True if bytes behind zips are the tensors of a file of torch.distributed.checkpoint
     with `serialization_format=SAFETENSORS`."""
@@ -137,7 +115,7 @@ def _is_safetensors(source: Source, limits: Limits) -> bool:
     return identity is not None and identity.format == "safetensors"
 
 
-def _gaps(source: Source, spans: list[Span]) -> Iterator[tuple[int, int]]:
+def _gaps(source: Source, spans: list[ZipSpan]) -> Iterator[tuple[int, int]]:
     """Yield (start, size) of the bytes that belong to no zip, unless they are zeros."""
     position = 0
     for start, stop, *_ in [*spans, (source.size, source.size)]:
