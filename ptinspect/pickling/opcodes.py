@@ -11,7 +11,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from ptinspect.pickling.values import Buffer
+    from mmap import mmap
 
 
 class Arg(IntEnum):
@@ -129,7 +129,7 @@ BY_NAME: dict[str, Opcode] = {row.name: row for row in OPCODES}
 _ARGS = bytes(BY_CODE[code].arg if code in BY_CODE else 0 for code in range(256))
 
 
-def skip_opcode(data: Buffer, offset: int, stop: int, line_length: int = sys.maxsize) -> int:
+def skip_opcode(data: bytes | mmap, offset: int, stop: int, line_length: int = sys.maxsize) -> int:
     """Return the offset behind an opcode and its argument, which is behind `stop` if the argument
     is cut off, or has a line of more than `line_length` bytes."""
     arg = _ARGS[data[offset]]
