@@ -85,7 +85,12 @@ def _compare(
     pairs += [(removed.pop(rename.a), added.pop(rename.b)) for rename in renames]
     equal = {rename.a for rename in renames if rename.evidence == "bytes"}
     values = _Values(tolerance, ByteCounter(sum(x.nbytes for x, _ in pairs), progress))
-    roles = _comparable_roles(a, b)
+    # Pairs of roles that differ; none if a format records no devices, gradients or roles. A module
+    # is the same as its state_dict, which has plain tensors.
+    formats, roles = {a.archive.format, b.archive.format}, list[set[str]]()
+    if not formats & _WITHOUT_DEVICES:
+        has_classes = formats <= _PICKLES and bool(a.modules) == bool(b.modules)
+        roles = [{"parameter", "buffer"}, *([{"parameter", "tensor"}] if has_classes else [])]
     changes = (_change(x, y, values, x.key in equal, roles) for x, y in pairs)
     changed = [change for change in changes if change is not None]
     different = [tensors_a[c.a].path for c in changed] + [tensors_b[c.b].path for c in changed]
@@ -157,16 +162,6 @@ class _Values:
             advance(x.nbytes)
             return True, None, "the elements are not plain numbers"
         return values.changed > 0, values, None
-
-
-def _comparable_roles(a: Document, b: Document) -> list[set[str]]:
-    """Return pairs of roles that differ; none if a format records no devices, gradients or roles.
-    A module is the same as its state_dict, which has plain tensors."""
-    formats = {a.archive.format, b.archive.format}
-    if formats & _WITHOUT_DEVICES:
-        return []
-    has_classes = formats <= _PICKLES and bool(a.modules) == bool(b.modules)
-    return [{"parameter", "buffer"}, *([{"parameter", "tensor"}] if has_classes else [])]
 
 
 def _change(

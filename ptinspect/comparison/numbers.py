@@ -70,7 +70,17 @@ def same_bytes(a: Tensor, b: Tensor, advance: Callable[[int], None]) -> bool:
         return a.storage is b.storage  # meta tensors have no bytes
     range_a, range_b = _stored_range(a), _stored_range(b)
     if range_a is not None and range_b is not None:
-        return _same_ranges(*range_a, *range_b, a.nbytes, advance)
+        (source_a, offset_a), (source_b, offset_b) = range_a, range_b
+        x, y = bytearray(READ), bytearray(READ)
+        for position in range(0, a.nbytes, READ):
+            if a.nbytes - position < READ:
+                del x[a.nbytes - position :], y[a.nbytes - position :]
+            source_a.read_into(offset_a + position, x)
+            source_b.read_into(offset_b + position, y)
+            if x != y:
+                return False
+            advance(len(x))
+        return True
     for block, block_b in aligned(iter_contiguous(a), iter_contiguous(b)):
         if block != block_b:
             return False
@@ -92,22 +102,6 @@ def _stored_range(tensor: Tensor) -> tuple[Source, int] | None:
     begin, stop = low * dtype.itemsize, high * dtype.itemsize
     storage.chunks(begin, stop)  # raises if the file does not have these bytes
     return storage.archive.source, storage.span.start + storage.begin + begin
-
-
-def _same_ranges(
-    a: Source, offset_a: int, b: Source, offset_b: int, length: int, advance: Callable[[int], None]
-) -> bool:
-    """Return True if two sources have the same `length` bytes at these offsets."""
-    x, y = bytearray(READ), bytearray(READ)
-    for position in range(0, length, READ):
-        if length - position < READ:
-            del x[length - position :], y[length - position :]
-        a.read_into(offset_a + position, x)
-        b.read_into(offset_b + position, y)
-        if x != y:
-            return False
-        advance(len(x))
-    return True
 
 
 def _same_parts(

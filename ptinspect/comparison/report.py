@@ -213,12 +213,25 @@ def _sections(report: DiffReport) -> list[_Section]:
         (cut(dotted(e.path)), _entry(e.a, e.change == "added"), _entry(e.b, e.change == "removed"))
         for e in report.entries
     ]
+    facts = fold_rows(
+        (cut(change.a), aspect, *(cut(str(x)) for x in getattr(change, aspect)))
+        for change in report.changed
+        for aspect in change.what
+        if aspect != "values"
+    )
+    renamed: list[Row] = [(cut(p.a), cut(p.b), count_text(p.count, "key")) for p in report.patterns]
+    evidence = {"bytes": "same bytes", "numbers": "close numbers", "names": "renamed like others"}
+    renamed += [
+        (cut(rename.a), cut(rename.b), evidence[rename.evidence])
+        for rename in report.renamed
+        if not any(apply_pattern(p.a, p.b, rename.a) == rename.b for p in report.patterns)
+    ]
     sections = [
         _Section("values, most changed first", (), _VALUES, _value_rows(report), "~", range(1, 6)),
-        _Section("dtype, shape, device", (), ("key", "what", "A", "B"), _fact_rows(report), "~"),
+        _Section("dtype, shape, device", (), ("key", "what", "A", "B"), facts, "~"),
         _Section("removed (only in A)", (), lone, _lone_rows(report.removed, report), "-"),
         _Section("added (only in B)", (), lone, _lone_rows(report.added, report), "+"),
-        _Section("renamed", (), ("A", "B", "evidence"), _renamed_rows(report)),
+        _Section("renamed", (), ("A", "B", "evidence"), renamed),
         _Section("optimizers", list(_optimizer_lines(report))),
         _Section("modules", (), ("name", "A", "B"), modules),
         _Section("entries", (), ("path", "A", "B"), entries),
@@ -241,16 +254,6 @@ def _lone_rows(items: tuple[Lone, ...], report: DiffReport) -> list[Row]:
     return fold_rows(rows) + [
         (cut(f"{start}.*.{name}"), "", count_text(count, "tensor"), "optimizer state")
         for (start, name), count in state.items()
-    ]
-
-
-def _renamed_rows(report: DiffReport) -> list[Row]:
-    rows: list[Row] = [(cut(p.a), cut(p.b), count_text(p.count, "key")) for p in report.patterns]
-    evidence = {"bytes": "same bytes", "numbers": "close numbers", "names": "renamed like others"}
-    return rows + [
-        (cut(rename.a), cut(rename.b), evidence[rename.evidence])
-        for rename in report.renamed
-        if not any(apply_pattern(p.a, p.b, rename.a) == rename.b for p in report.patterns)
     ]
 
 
@@ -303,15 +306,6 @@ def _value_row(key: str, changes: list[Change]) -> tuple[float, Row]:
         f"{max(v.mean_abs for v in values):.3g}", f"{mean_rel:.2g}",
         f"{min(cosines):.4f}" if cosines else "", ", ".join(notes),
     )  # fmt: skip
-
-
-def _fact_rows(report: DiffReport) -> list[Row]:
-    return fold_rows(
-        (cut(change.a), aspect, *(cut(str(x)) for x in getattr(change, aspect)))
-        for change in report.changed
-        for aspect in change.what
-        if aspect != "values"
-    )
 
 
 def _loading_lines(report: DiffReport) -> Iterator[str]:

@@ -40,8 +40,23 @@ class OptimizerReport(Report):
             verdict = "the recorded optimizer state is consistent; the file has no model to compare"
         else:
             verdict = "the recorded optimizer state is consistent with the recorded model"
-        blocks = ["\n".join(_lines(result)) for result in self.optimizers]
-        return "\n\n".join([f"{safe(self.path)}: {verdict}", *blocks]) + "\n"
+        blocks = [f"{safe(self.path)}: {verdict}"]
+        for result in self.optimizers:
+            optimizer = result.optimizer
+            name = (optimizer.class_path or "of an unknown class").removeprefix("torch.optim.")
+            evidence = f" ({optimizer.evidence})" if optimizer.class_path else ""
+            groups = f" in {len(optimizer.groups)} groups" if len(optimizer.groups) != 1 else ""
+            lines = [
+                f"  optimizer   {cut(dotted(optimizer.path))}: {cut(name)}{evidence}, "
+                f"{count_text(result.parameters, 'parameter')}{groups}, state of "
+                f"{len(optimizer.state)}"
+            ]
+            if result.model is not None:
+                lines.append(f"  model       {cut(dotted(result.model))}")
+            lines += [f"  wrong       {cut(str(fault))}" for fault in result.faults]
+            lines += [f"  undecided   {cut(str(fault))}" for fault in result.undecided]
+            blocks.append("\n".join(lines))
+        return "\n\n".join(blocks) + "\n"
 
     def as_dict(self) -> dict[str, object]:
         return {
@@ -86,19 +101,3 @@ def check_optimizer(path: str, *, entry: str | None = None) -> OptimizerReport:
         if not results:
             raise no_entry_error("optimizer state", None, [])
         return OptimizerReport(document.path, results)
-
-
-def _lines(result: OptimizerFit) -> list[str]:
-    optimizer = result.optimizer
-    name = (optimizer.class_path or "of an unknown class").removeprefix("torch.optim.")
-    evidence = f" ({optimizer.evidence})" if optimizer.class_path else ""
-    groups = f" in {len(optimizer.groups)} groups" if len(optimizer.groups) != 1 else ""
-    lines = [
-        f"  optimizer   {cut(dotted(optimizer.path))}: {cut(name)}{evidence}, "
-        f"{count_text(result.parameters, 'parameter')}{groups}, state of {len(optimizer.state)}"
-    ]
-    if result.model is not None:
-        lines.append(f"  model       {cut(dotted(result.model))}")
-    lines += [f"  wrong       {cut(str(fault))}" for fault in result.faults]
-    lines += [f"  undecided   {cut(str(fault))}" for fault in result.undecided]
-    return lines

@@ -85,6 +85,7 @@ def make_plan(path: str, *, model: str | None, entry: str | None, trust: bool) -
                 f"torch.load does not load {file_format}, so there is nothing to prove", path=path
             )
         weights = _select_weights(document, entry)
+        names = {weight.name for weight in weights.order}
         schedulers = find_schedulers(document.entries)
         counters: dict[str, list[Any] | None] = {"epoch": None, "step": None}
         for kind, keys in (("epoch", EPOCHS), ("step", STEPS)):
@@ -102,7 +103,14 @@ def make_plan(path: str, *, model: str | None, entry: str | None, trust: bool) -
                 {"path": list(scheduler.path), "last_epoch": scheduler.last_epoch}
                 for scheduler in schedulers
             ],
-            "averages": _average_paths(document, weights),
+            "averages": [  # of these weights: same tensors, same names
+                list(average.path)
+                for average in candidate_weights(document.contents)
+                if average.is_average
+                and average.path != weights.path
+                and average.path in document.contents.state_dicts
+                and {w.name.removeprefix("module.") for w in average.parameters} <= names
+            ],
             **counters,
         }
 
@@ -204,19 +212,6 @@ def _select_optimizers(document: Document, weights: Weights) -> list[dict[str, A
         path=document.path,
         hint="save one model and its optimizer in a file of their own",
     )
-
-
-def _average_paths(document: Document, weights: Weights) -> list[list[Any]]:
-    """Return the state_dicts that are averages of these weights: same tensors, same names."""
-    names = {weight.name for weight in weights.order}
-    return [
-        list(average.path)
-        for average in candidate_weights(document.contents)
-        if average.is_average
-        and average.path != weights.path
-        and average.path in document.contents.state_dicts
-        and {weight.name.removeprefix("module.") for weight in average.parameters} <= names
-    ]
 
 
 # --- Loading a file is safe -------------------------------------------------------------------

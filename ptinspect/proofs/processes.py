@@ -156,15 +156,27 @@ class Workers:
 
     def run(self, job: dict[str, Any]) -> dict[str, Any]:
         answer_path, log = self.new_path(".json"), self.new_path(".log")
-        outcome = self._request(
-            {
-                "job": job,
-                "answer": answer_path,
-                "log": log,
-                "timeout": self.timeout,
-                "progress": self.watch is not None,
-            }
-        )
+        request = {
+            "job": job, "answer": answer_path, "log": log, "timeout": self.timeout,
+            "progress": self.watch is not None,
+        }  # fmt: skip
+        server, outcome = self._server or self._start(), dict[str, Any]()
+        assert server.stdin is not None
+        assert server.stdout is not None
+        with suppress(BrokenPipeError):
+            server.stdin.write(json.dumps(request) + "\n")
+            server.stdin.flush()
+        for line in server.stdout:
+            outcome = json.loads(line)
+            if "status" in outcome:
+                break
+            if self.watch is not None:
+                step, total, loss = outcome["step"], outcome["total"], outcome["loss"]
+                self.watch(Progress(self._description, step, total, loss))
+        if "status" not in outcome:  # the server has ended
+            server.wait()
+            self._server = None
+            raise failure_error(server.returncode, log_tail(self._server_log))
         self.jobs += 1
         output = log_tail(log)
         if outcome.get("ended") == "timeout":
@@ -186,31 +198,6 @@ class Workers:
         if "cannot" in answer:
             raise JobError(answer["cannot"], hint=answer["hint"])
         return answer
-
-    def _request(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Send a request to the server, report progress, and return the job's outcome."""
-        server = self._server or self._start()
-        assert server.stdin is not None
-        assert server.stdout is not None
-        try:
-            server.stdin.write(json.dumps(request) + "\n")
-            server.stdin.flush()
-        except BrokenPipeError:
-            raise self._server_error(server) from None
-        for line in server.stdout:
-            message: dict[str, Any] = json.loads(line)
-            if "status" in message:
-                return message
-            if self.watch is not None:
-                step, total, loss = message["step"], message["total"], message["loss"]
-                self.watch(Progress(self._description, step, total, loss))
-        raise self._server_error(server)
-
-    def _server_error(self, server: subprocess.Popen[str]) -> PtInspectError:
-        """Return the reason why the server has ended."""
-        server.wait()
-        self._server = None
-        return failure_error(server.returncode, log_tail(self._server_log))
 
     def _start(self) -> subprocess.Popen[str]:
         self._server_log = self.new_path(".log")

@@ -63,8 +63,6 @@ def check_resume(
 ) -> ResumeReport:
     """Prove that a file holds all that an exact resume of this training needs, or find what lacks.
 
-    torch runs in child processes.
-
     Args:
         path: a checkpoint, or a folder of the Trainer of Hugging Face or of accelerate.
         model: the model's class, or a function that returns the model, as `FILE.py:NAME`.
@@ -81,7 +79,7 @@ def check_resume(
         timeout: seconds that one child process may take.
         plot, force: a picture of both loss curves to write, and whether to overwrite it.
         progress: called with the progress of the proof.
-        workers: child processes to use, instead of new ones.
+        workers: child processes to use, in which torch runs, instead of new ones.
 
     Raises:
         UnsafeError: the file must not be loaded.
@@ -93,7 +91,9 @@ def check_resume(
     with add_error_path(path), worker_pool(workers, timeout, progress) as pool:
         more: dict[str, Any] = {"entry": entry, "trust": trust, "no_cross": no_cross}
         reproduce = reproduce_command("resume", path, options, **more)
-        file = path if not os.path.isdir(path) else _assemble(path, model, trust, pool)
+        file = pool.new_path(".pt") if os.path.isdir(path) else path
+        if file != path:
+            pool.run({**folder_job(path, model, trust), "target": file})
         plan = make_plan(file, model=model, entry=entry, trust=trust)
         crosses = should_cross(device) and not no_cross
         runs = TrainingRuns(file, plan, asdict(options), pool, pool.new_path(""), crosses)
@@ -101,13 +101,6 @@ def check_resume(
     if plot is not None:
         plot_losses(plot, report.losses, report.steps, force)
     return report
-
-
-def _assemble(folder: str, model: str | None, trust: bool, pool: Workers) -> str:
-    """Return the path of one file that a child makes of those in a folder."""
-    file = pool.new_path(".pt")
-    pool.run({**folder_job(folder, model, trust), "target": file})
-    return file
 
 
 def _optimizer_findings(path: str, plan: dict[str, Any]) -> tuple[list[str], list[str]]:

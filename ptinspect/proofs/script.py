@@ -134,7 +134,18 @@ class _Proof:
                 + (": it does not write with torch.save" if in_save else ""),
                 hint="leave --kill-during-save out" if in_save else "give --at a smaller number",
             )
-        kill = Kill(save, killed.stopped, _cut_files(whole, killed) if in_save else [])
+        cut = list[str]()
+        if in_save:  # of a format that ptinspect cannot read, no file is known to be cut
+            readable = [n for n in whole.files if is_readable(os.path.join(whole.folder, n))]
+            suffixes = {os.path.splitext(name)[1] for name in readable}
+            cut = [
+                name
+                for name in killed.files
+                if os.path.splitext(name)[1] in suffixes
+                and not is_readable(os.path.join(killed.folder, name))
+                and (name not in whole.files or name in readable)
+            ]
+        kill = Kill(save, killed.stopped, cut)
         if kill.where == "memory":
             self.notes.append("it serializes in memory: it was killed before the file got its name")
         self._announce("again, after the kill")
@@ -183,7 +194,14 @@ class _Proof:
     def _compare(
         self, whole: Run, killed: Run, resumed: Run, kill: Kill, volatile: list[str]
     ) -> ScriptReport:
-        counts = _steps_of_ranks(whole.trace, killed.trace, resumed.trace, kill.save)
+        counts = dict[int, Steps]()
+        for rank, records in sorted(whole.trace.ranks.items()):
+            after = resumed.trace.ranks.get(rank, [])
+            before, saves = len(killed.trace.ranks.get(rank, ())), whole.trace.saves
+            start = resumed_at(records, after, before)
+            if start is None:  # its weights are those of no step: it should go on after the save
+                start = saves[kill.save - 1] if len(saves) >= kill.save else before
+            counts[rank] = Steps(len(records), before, min(start, len(records)), len(after))
         difference = _first_of_ranks(whole.trace, resumed.trace, counts)
         checkpoints = compare_runs(whole, resumed, resumed.started)
         volatile = [*volatile, *restart_keys(checkpoints, self.command, self.again)]
@@ -251,37 +269,6 @@ def _save_to_kill_at(whole: Run, at: int | None, in_save: bool) -> int:
         )
     middle = min(count, (count + 2) // 2)
     return at or (max(middle, min(2, count)) if in_save else middle)
-
-
-def _cut_files(whole: Run, killed: Run) -> list[str]:
-    """Return the files that the kill cut. Of a format that ptinspect cannot read, none is known."""
-    readable = {
-        os.path.splitext(name)[1]
-        for name in whole.files
-        if is_readable(os.path.join(whole.folder, name))
-    }
-    return [
-        name
-        for name in killed.files
-        if os.path.splitext(name)[1] in readable
-        and not is_readable(os.path.join(killed.folder, name))
-        and (name not in whole.files or is_readable(os.path.join(whole.folder, name)))
-    ]
-
-
-def _steps_of_ranks(whole: Trace, killed: Trace, resumed: Trace, save: int) -> dict[int, Steps]:
-    """Return per process how many steps each run made, and where the resumed one goes on.
-
-    If its weights are those of no step, it should go on after the save.
-    """
-    counts = {}
-    for rank, records in sorted(whole.ranks.items()):
-        again, before = resumed.ranks.get(rank, []), len(killed.ranks.get(rank, ()))
-        start = resumed_at(records, again, before)
-        if start is None:
-            start = whole.saves[save - 1] if len(whole.saves) >= save else before
-        counts[rank] = Steps(len(records), before, min(start, len(records)), len(again))
-    return counts
 
 
 def _first_of_ranks(whole: Trace, other: Trace, counts: dict[int, Steps]) -> Difference | None:

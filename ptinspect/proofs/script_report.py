@@ -213,9 +213,26 @@ def compare_runs(a: Run, b: Run, restarted: int = 0) -> list[Checkpoint]:
     """Compare the checkpoint files of two runs, in the order in which the first wrote them."""
     checkpoints = []
     for name in in_order(a.files):
-        other, items = _counterpart(name, a.files, b.files, restarted), list[Item]()
+        # Some scripts write into a new folder at each start, which the first run does not have:
+        # then the files from before the restart are there as well.
+        base, items = os.path.basename(name), list[Item]()
+        same_name = [n for n in b.files if n not in a.files and os.path.basename(n) == base]
+        later = [n for n in same_name if b.files[n][0] >= restarted]
+        candidates = later or same_name
+        other = candidates[0] if len(candidates) == 1 else None
+        if name in b.files:
+            other = name if b.files[name][0] >= restarted or len(later) != 1 else other
         if other is not None:
-            items = _compare_files(os.path.join(a.folder, name), os.path.join(b.folder, other))
+            path, path_b = os.path.join(a.folder, name), os.path.join(b.folder, other)
+            if filecmp.cmp(path, path_b, shallow=False):
+                pass
+            elif not is_readable(path):  # such as a JSON file in a checkpoint's folder
+                items = [Item(base, "file", f"the bytes of {base}")]
+            else:
+                try:
+                    items = list(_items(diff(path, path_b)))
+                except PtInspectError as error:
+                    items = [Item(base, "unreadable", str(error))]
         checkpoints.append(Checkpoint(name, other, tuple(items)))
     return checkpoints
 
@@ -223,37 +240,6 @@ def compare_runs(a: Run, b: Run, restarted: int = 0) -> list[Checkpoint]:
 def in_order(files: FileState) -> list[str]:
     """Return the names of files in the order in which they were written."""
     return sorted(files, key=lambda name: (files[name][0], name))
-
-
-def _counterpart(name: str, files_a: FileState, files_b: FileState, restarted: int) -> str | None:
-    """Return the file of the second run that corresponds to `name`.
-
-    Some scripts write into a new folder at each start, which the first run does not have: then the
-    files from before the restart are there as well.
-    """
-    same_name = [
-        (written >= restarted, other)
-        for other, (written, *_) in files_b.items()
-        if other not in files_a and os.path.basename(other) == os.path.basename(name)
-    ]
-    later = [other for is_later, other in same_name if is_later]
-    if name in files_b:
-        is_old = files_b[name][0] < restarted
-        return later[0] if is_old and len(later) == 1 else name
-    candidates = later or [other for _, other in same_name]
-    return candidates[0] if len(candidates) == 1 else None
-
-
-def _compare_files(a: str, b: str) -> list[Item]:
-    name = os.path.basename(a)
-    if filecmp.cmp(a, b, shallow=False):
-        return []
-    if not is_readable(a):  # such as a JSON file in a checkpoint's folder
-        return [Item(name, "file", f"the bytes of {name}")]
-    try:
-        return list(_items(diff(a, b)))
-    except PtInspectError as error:
-        return [Item(name, "unreadable", str(error))]
 
 
 def is_readable(path: str) -> bool:

@@ -239,27 +239,23 @@ class _Check:
             if any(_key_text(slot.key) in self.optimizer.state for slot in self.slots):
                 message = "the keys of the state are strings, and load_state_dict looks for numbers"
                 self.add_fault("missing-state", message)
+                return
+            name, is_certain = (class_path or "the optimizer").removeprefix("torch.optim."), True
+            if has_state and name == "Adagrad":
+                reason = "; Adagrad has some before its first step"
+            elif has_state and self.progress:
+                reason = f" at {self.progress}; {name} always has some after a step"
             else:
-                self.check_empty(has_state)
+                is_certain, reason = False, ": training has not started, or it is lost"
+            if not has_state:
+                reason = "; whether such an optimizer has any is unknown"
+            message = f"the state is empty{reason}"
+            self.findings.append(Fault("missing-state", message, is_certain=is_certain))
             return
         missing = [self.label(slot) for slot in without if not self.is_frozen(slot)]
         if missing and has_state:
             message = f"no state for {join_names(missing, 3)}: frozen, unused, or lost"
             self.add_undecided("missing-state", message)
-
-    def check_empty(self, has_state: bool | None) -> None:
-        name = (self.optimizer.class_path or "the optimizer").removeprefix("torch.optim.")
-        is_certain = True
-        if has_state and name == "Adagrad":
-            reason = "; Adagrad has some before its first step"
-        elif has_state and self.progress:
-            reason = f" at {self.progress}; {name} always has some after a step"
-        else:
-            is_certain, reason = False, ": training has not started, or it is lost"
-        if not has_state:
-            reason = "; whether such an optimizer has any is unknown"
-        message = f"the state is empty{reason}"
-        self.findings.append(Fault("missing-state", message, is_certain=is_certain))
 
     def is_frozen(self, slot: Slot) -> bool:
         if slot.parameter is not None:

@@ -39,7 +39,17 @@ def decide_copies(slots: list[Slot], match: Match) -> Match:
         for weight in match.weights.parameters
         if is_ambiguous or weight.name in names  # reading all of a large model takes minutes
     }
-    copies = _copies(prints)
+    # Parameters with the shape and the numbers of an earlier one are tied weights that were stored
+    # twice, as after `{k: v.clone() for k, v in ...}`, or frozen copies: no file records which, and
+    # a name that sounds frozen counts as the copy's. Equal constants, such as biases that were
+    # never trained, are no copies.
+    first_names: dict[Fingerprint, str] = {}
+    copies = {}
+    for name, fingerprint in sorted(prints.items(), key=lambda row: bool(FROZEN.search(row[0]))):
+        if fingerprint is not None and not fingerprint.is_constant:
+            first = first_names.setdefault(fingerprint, name)
+            if first != name:
+                copies[name] = first
     single = [weight for weight in match.weights.parameters if weight.name not in copies]
     if is_ambiguous:
         decided = best_match(slots, [replace(match.weights, parameters=single)])
@@ -63,23 +73,6 @@ def decide_copies(slots: list[Slot], match: Match) -> Match:
             )
             match.faults.append(Fault("tied", message, b, is_certain=False))
     return match
-
-
-def _copies(prints: dict[str, Fingerprint | None]) -> dict[str, str]:
-    """Return, per parameter with the shape and the numbers of an earlier one, the name of that.
-
-    They are tied weights that were stored twice, as after `{k: v.clone() for k, v in ...}`, or
-    frozen copies: no file records which, and a name that sounds frozen counts as the copy's.
-    Parameters whose elements are all equal, such as biases that were never trained, are left out.
-    """
-    first_names: dict[Fingerprint, str] = {}
-    copies = {}
-    for name, fingerprint in sorted(prints.items(), key=lambda row: bool(FROZEN.search(row[0]))):
-        if fingerprint is not None and not fingerprint.is_constant:
-            first = first_names.setdefault(fingerprint, name)
-            if first != name:
-                copies[name] = first
-    return copies
 
 
 class Fingerprint(NamedTuple):

@@ -105,7 +105,16 @@ def optimizer_of(value: Value, path: Path) -> Optimizer | None:
     groups = tuple(group for group in map(as_mapping, group_values) if group is not None)
     if len(groups) != len(group_values) or not all("params" in group for group in groups):
         return None
-    name = infer_class(groups, state)
+    # The first class of torch.optim with such hyper-parameters and state. Adam and AdamW of torch
+    # before 2.7 write the same keys: a weight decay of 0.01, AdamW's default, is taken for AdamW.
+    keys = {key for values in state.values() for key in as_mapping(values) or {}}
+    fitting = (
+        f"torch.optim.{row[0]}"
+        for row in table_rows("classes")
+        if groups and all(_has_sign(groups[0], sign) for sign in row[1].split())
+        if keys.issuperset(row[2].split())
+    )
+    name = next(fitting, None)
     evidence = "inferred" if name else "unknown"
     if recorded:
         parts = recorded.split(".")  # torch.optim.adam.Adam is public as torch.optim.Adam
@@ -132,23 +141,6 @@ def table_rows(section: str) -> list[list[str]]:
 def state_keys(kind: str) -> tuple[str, ...]:
     """Return the keys of tensors of a kind (`shape`, `flat`, `positive`, `first`, `second`)."""
     return tuple(key for key, kinds in table_rows("state") if kind in kinds.split())
-
-
-def infer_class(groups: tuple[dict[Value, Value], ...], state: dict[Value, Value]) -> str | None:
-    """Return the class of torch.optim with such hyper-parameters and state; None for others.
-    Adam and AdamW of torch before 2.7 write the same keys: a weight decay of 0.01, which is
-    AdamW's default, is taken for AdamW, any other for Adam."""
-    if not groups:
-        return None
-    state_keys: set[Value] = set()
-    for values in state.values():
-        state_keys.update(as_mapping(values) or {})
-    for name, group_signs, state_signs, _ in table_rows("classes"):
-        if all(_has_sign(groups[0], sign) for sign in group_signs.split()) and (
-            state_keys.issuperset(state_signs.split())
-        ):
-            return f"torch.optim.{name}"
-    return None
 
 
 def _has_sign(group: dict[Value, Value], sign: str) -> bool:
@@ -192,22 +184,18 @@ def wrong_settings(
             values = () if key in ("lr", "params") else as_sequence(value) or (value,)
             for place, item in enumerate(map(number, values)):
                 keys = (f"{name}.{key}", f"{key}.{place}", key)
-                interval = next((allowed[k] for k in keys if k in allowed), None)
+                interval = next((allowed[k] for k in keys if k in allowed), "[-inf, inf]")
+                low, high = map(float, interval[1:-1].split(","))
                 text = f"{brief_repr(key) if isinstance(key, int) else key} of group {index}"
-                if item is not None and isnan(item):
+                if item is None or (low < item < high) or (item, interval[0]) == (low, "["):
+                    continue
+                if isnan(item):
                     yield "nan", f"{text} is NaN", True
-                elif interval and item is not None and not _is_inside(item, interval):
+                elif (item, interval[-1]) != (high, "]"):
                     yield "setting", f"{text} is {item:g}, not in {interval}", is_of_torch
         momentum, dampening = (number(group.get(key)) for key in ("momentum", "dampening"))
         if name == "SGD" and group.get("nesterov") is True and (not momentum or dampening):
             yield "setting", f"nesterov of group {index} needs momentum, and no dampening", True
-
-
-def _is_inside(number: float, interval: str) -> bool:
-    """Return True for a number in an interval such as `[0, 1)`."""
-    low, high = map(float, interval[1:-1].split(","))
-    ends = [end for end, bracket in ((low, interval[0]), (high, interval[-1])) if bracket in "()"]
-    return low <= number <= high and number not in ends
 
 
 EPOCHS = ("epoch", "epochs", "epochs_run", "current_epoch", "last_epoch", "start_epoch")

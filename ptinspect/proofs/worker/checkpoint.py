@@ -388,9 +388,17 @@ class Counters:
             return None
         if abs(steps // length - epoch) > 2:
             return None
+        # A GradScaler leaves out steps whose gradients are not finite: some until it has its scale,
+        # and one whenever it tries a larger one; none if the scale is still the first one (65536,
+        # torch.amp.GradScaler's default).
+        scaler = self.scaler or {}
+        interval = int(scaler.get("growth_interval", 0))
+        grown = min(steps // interval, 64) if interval > 0 else 0
+        unchanged = 65536.0 * scaler.get("growth_factor", 2.0) ** grown
+        most_skipped = 0 if scaler.get("scale", unchanged) == unchanged else 24 + 2 * grown
         for epochs in (epoch + 1, epoch):
             batches = epochs * length
-            if 0 < batches - steps <= self._most_skipped_steps():
+            if 0 < batches - steps <= most_skipped:
                 return epochs, f"the GradScaler left out {batches - steps} of {batches} steps"
             for each in ACCUMULATED_BATCHES:
                 counts = {batches // each, -(-batches // each), epochs * (length // each)}
@@ -415,18 +423,6 @@ class Counters:
             for last_epoch, _ in self.schedulers
             if is_late and last_epoch == epoch and not self.steps_scheduler_per_batch()
         ]
-
-    def _most_skipped_steps(self) -> int:
-        """Return how many steps a GradScaler may have left out as gradients were not finite.
-
-        Some until it found its scale, and one whenever it tried a larger one. None if the scale is
-        still what it starts with (65536, torch.amp.GradScaler's default).
-        """
-        scaler = self.scaler or {}
-        interval = int(scaler.get("growth_interval", 0))
-        grown = min((self.steps or 0) // interval, 64) if interval > 0 else 0
-        unchanged = 65536.0 * scaler.get("growth_factor", 2.0) ** grown
-        return 0 if scaler.get("scale", unchanged) == unchanged else 24 + 2 * grown
 
     def epoch_offset(self) -> int:
         """Return what a script adds to the recorded epoch: 1 if it is the last finished one."""

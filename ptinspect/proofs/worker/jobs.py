@@ -288,7 +288,16 @@ def run_roundtrip(job: dict[str, Any]) -> dict[str, Any]:
             for tensor in (*model.parameters(), *model.buffers()):
                 if not is_lazy(tensor):
                     tensor.zero_()
-        _load_state(model, _converted_state(job))
+        # A checkpoint keeps other entries: weights_only may refuse numpy's RNG state.
+        is_checkpoint = job["form"] == "checkpoint"
+        weights_only = not is_checkpoint or job["stub"] or plan["weights_only"]
+        state = user_code.load_file(job["converted"], weights_only)
+        if is_checkpoint and "model_state_dict" in state:
+            state = state["model_state_dict"]
+        elif is_checkpoint:
+            state = value_at(state, plan["model_path"])
+            state = state.state_dict() if isinstance(state, nn.Module) else state
+        _load_state(model, state)
     elif model is not recorded:
         _load_state(model, recorded)
     return {
@@ -310,18 +319,6 @@ def _load_state(model: Any, state: Any) -> None:
             f"the weights do not fit the model: {one_line(error)}",
             "give the class that was saved as --model FILE.py:CLASS",
         ) from error
-
-
-def _converted_state(job: dict[str, Any]) -> Any:
-    # A checkpoint keeps other entries, such as numpy's RNG state, which weights_only may refuse.
-    weights_only = job["form"] != "checkpoint" or job["stub"] or job["plan"]["weights_only"]
-    state = user_code.load_file(job["converted"], weights_only)
-    if job["form"] != "checkpoint":
-        return state
-    if "model_state_dict" in state:
-        return state["model_state_dict"]
-    model = value_at(state, job["plan"]["model_path"])
-    return model.state_dict() if isinstance(model, nn.Module) else model
 
 
 def _measure(model: Any, root: Any, job: dict[str, Any], autocast: str | None) -> dict[str, Any]:

@@ -45,7 +45,25 @@ def load_training(
     determinism.seed_all(seed)
     training = _build_training(plan, options, path, fixes)
     _restore_optimizer(training, options["optimizer_class"], fixes)
-    _restore_scheduler(training, fixes)
+    schedulers, checkpoint = training.scheduler, training.checkpoint
+    epochs, groups = checkpoint.counters.epoch or 0, training.optimizer.param_groups
+    if checkpoint.schedulers:
+        schedulers.load_state_dicts(copy.deepcopy(checkpoint.schedulers))
+    elif "as-recorded" in fixes and epochs <= MAX_CATCH_UP and schedulers.members:
+        # Step a scheduler whose state is in no file, once per finished epoch.
+        rates = [group["lr"] for group in groups]
+        for group in groups:
+            group["lr"] = group.get("initial_lr", group["lr"])
+        for _ in range(checkpoint.counters.next_position()[0]):
+            schedulers.step(0.0)
+        for group, rate in zip(groups, rates, strict=True):
+            group["lr"] = rate
+    schedulers.load_state_dicts(copy.deepcopy(fixes.get("scheduler", [])))
+    if "learning-rate" in fixes and checkpoint.schedulers:
+        for member, owner in zip(schedulers.members, training.optimizer.members, strict=False):
+            rates = getattr(member, "_last_lr", None) or []
+            for group, rate in zip(owner.param_groups, rates, strict=False):
+                group["lr"] = rate
     for state in (training.checkpoint.scaler, fixes.get("scaler")):
         if state and training.scaler is not None:
             training.scaler.load_state_dict(copy.deepcopy(state))
@@ -120,31 +138,8 @@ def _build_training(
 
 def _cast_as_trained(model: Any, checkpoint: Checkpoint) -> list[str]:
     """Cast a model, and its inputs, to the dtype that it was trained in. Return a note on it."""
-    dtypes, cast = _trained_dtypes(checkpoint), set[Any]()
-    for name, value in (*model.named_parameters(), *model.named_buffers()):
-        dtype = dtypes.get(name, value.dtype)
-        if dtype != value.dtype and dtype.is_floating_point and not is_lazy(value):
-            value.data = value.data.to(dtype)
-            cast.add(dtype)
-    if not cast:
-        return []
-
-    def cast_inputs(module: Any, inputs: Any) -> Any:
-        def cast_tensor(value: Any) -> Any:
-            is_float = isinstance(value, torch.Tensor) and value.is_floating_point()
-            return value.to(dtype) if is_float else value
-
-        return tree_map(cast_tensor, inputs)
-
-    dtype = next(iter(cast))
-    if {parameter.dtype for parameter in model.parameters()} == {dtype}:
-        model.register_forward_pre_hook(cast_inputs)
-    return [f"trained in {str(dtype).removeprefix('torch.')}, like the optimizer's state"]
-
-
-def _trained_dtypes(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return the weights' dtypes, if the optimizer's state has the same ones: torch gives it those
-    of the training, while weights may be saved with less precision. Else none."""
+    # If the optimizer's state has the weights' dtypes, they are those of the training: torch gives
+    # it those, while weights may be saved with less precision.
     weights = {n: v for n, v in checkpoint.weights.items() if isinstance(v, torch.Tensor)}
     same = {
         value.dtype == weights[name].dtype
@@ -153,7 +148,24 @@ def _trained_dtypes(checkpoint: Checkpoint) -> dict[str, Any]:
         if isinstance(value, torch.Tensor) and value.dim() and value.is_floating_point()
         if name in weights
     }
-    return {name: value.dtype for name, value in weights.items()} if same == {True} else {}
+    dtypes = {name: value.dtype for name, value in weights.items()} if same == {True} else {}
+    cast = set[Any]()
+    for name, value in (*model.named_parameters(), *model.named_buffers()):
+        dtype = dtypes.get(name, value.dtype)
+        if dtype != value.dtype and dtype.is_floating_point and not is_lazy(value):
+            value.data = value.data.to(dtype)
+            cast.add(dtype)
+    if not cast:
+        return []
+
+    def cast_input(value: Any) -> Any:
+        is_float = isinstance(value, torch.Tensor) and value.is_floating_point()
+        return value.to(dtype) if is_float else value
+
+    dtype = next(iter(cast))
+    if {parameter.dtype for parameter in model.parameters()} == {dtype}:
+        model.register_forward_pre_hook(lambda module, inputs: tree_map(cast_input, inputs))
+    return [f"trained in {str(dtype).removeprefix('torch.')}, like the optimizer's state"]
 
 
 def _load_weights(model: Any, checkpoint: Checkpoint, fixes: Fixes, notes: list[str]) -> None:
@@ -237,34 +249,6 @@ def _rearranged_state(training: Training, index: int, fixes: Fixes) -> dict[str,
         and not ("as-recorded" in fixes and checkpoint.lacks_state((index, slot)))
     }
     return {"state": states, "param_groups": groups}
-
-
-def _restore_scheduler(training: Training, fixes: Fixes) -> None:
-    scheduler, checkpoint = training.scheduler, training.checkpoint
-    if checkpoint.schedulers:
-        scheduler.load_state_dicts(copy.deepcopy(checkpoint.schedulers))
-    elif "as-recorded" in fixes:
-        _catch_up(training)
-    scheduler.load_state_dicts(copy.deepcopy(fixes.get("scheduler", [])))
-    if "learning-rate" in fixes and checkpoint.schedulers:
-        for member, owner in zip(scheduler.members, training.optimizer.members, strict=False):
-            rates = getattr(member, "_last_lr", None) or []
-            for group, rate in zip(owner.param_groups, rates, strict=False):
-                group["lr"] = rate
-
-
-def _catch_up(training: Training) -> None:
-    """Step a scheduler whose state is in no file, once per finished epoch."""
-    counters, groups = training.checkpoint.counters, training.optimizer.param_groups
-    if (counters.epoch or 0) > MAX_CATCH_UP or not training.scheduler.members:
-        return
-    rates = [group["lr"] for group in groups]
-    for group in groups:
-        group["lr"] = group.get("initial_lr", group["lr"])
-    for _ in range(counters.next_position()[0]):
-        training.scheduler.step(0.0)
-    for group, rate in zip(groups, rates, strict=True):
-        group["lr"] = rate
 
 
 def _restore_position(training: Training, options: dict[str, Any], fixes: Fixes) -> None:

@@ -158,7 +158,16 @@ class Recorder:
     def before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         """Look for new checkpoints, stop at the one that is asked for, and digest what is there."""
         self.in_memory = False
-        self.look_for_saves()
+        # A save counts if checkpoint files have changed since the last step. Only rank 0 counts: it
+        # writes, and another process may look while it does.
+        if not self.rank():
+            previous = self.files
+            self.files = checkpoint_files(self.settings["folder"], self.settings["patterns"])
+            if any(previous.get(name) != state for name, state in self.files.items()):
+                self.saves += 1
+                self.write({"saved_after": self.steps})
+                if self.saves == self.settings.get("stop_at"):
+                    self.pause("step")
         if not self.optimizers:
             self.write({"rank": self.rank(), "environment": environment(self.torch)})
         if id(optimizer) not in self.optimizers:
@@ -191,23 +200,6 @@ class Recorder:
             self.write({**self.current, "gradients": digest(self.torch, gradients)})
         self.current = {}
         self.use_deterministic_algorithms()
-
-    def look_for_saves(self) -> None:
-        """Count a save if checkpoint files have changed since the last step.
-
-        Only rank 0 counts: it writes, and another process may look while it does.
-        """
-        if self.rank():
-            return
-        files = checkpoint_files(self.settings["folder"], self.settings["patterns"])
-        changed = any(self.files.get(name) != state for name, state in files.items())
-        self.files = files
-        if not changed:
-            return
-        self.saves += 1
-        self.write({"saved_after": self.steps})
-        if self.saves == self.settings.get("stop_at"):
-            self.pause("step")
 
     def interrupted_save(self, obj: Any, f: Any, *args: Any, **kwargs: Any) -> None:
         """Write only the first half of the file, if this is the save to be interrupted."""

@@ -245,7 +245,12 @@ class Training:
             }
             loss = self._train(step.batch)
             self.losses.append(loss)
-            self._update_averages()
+            weights = self.model.state_dict() if self.averages else {}
+            for key, value in (item for av in self.averages.values() for item in av.items()):
+                weight: Any = weights.get(key.removeprefix("module."))
+                is_tensor = weight is not None and isinstance(value, torch.Tensor)
+                if is_tensor and value.is_floating_point():
+                    value.lerp_(weight.detach().cpu().to(value.dtype), 0.001)
             if step.last or self.per_step:
                 self.scheduler.step(loss)
             record |= {"loss": loss.hex(), "state": self.state_digests(), "rng": self.rng_digests()}
@@ -307,15 +312,6 @@ class Training:
         loss = self.optimizer.step(closure, self.scaler)
         self.loss_dtype = str(loss.dtype).removeprefix("torch.")
         return float(loss.detach())
-
-    def _update_averages(self) -> None:
-        weights = self.model.state_dict()
-        for average in self.averages.values():
-            for key, value in average.items():
-                name = key.removeprefix("module.")
-                is_tensor = name in weights and isinstance(value, torch.Tensor)
-                if is_tensor and value.is_floating_point():
-                    value.lerp_(weights[name].detach().cpu().to(value.dtype), 0.001)
 
     # --- State to compare and save ---
 

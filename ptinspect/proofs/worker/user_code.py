@@ -105,35 +105,30 @@ def create_model(factory: Any, reference: str | None) -> Any:
 
 
 def import_object(reference: str) -> tuple[Any, Any]:
-    """Return the module and the object that `FILE.py:NAME` names."""
+    """Return the module and the object that `FILE.py:NAME` names.
+
+    A file is imported once per process, under its own name and with its folder in sys.path.
+    """
     path, _, name = reference.rpartition(":")
     if not path and os.path.isfile(name):
         raise CannotRun(f"{name}: which name in it?", "write FILE.py:NAME")
     if not path or not os.path.isfile(path):
         raise CannotRun(f"{path or reference}: no such file", "write FILE.py:NAME")
-    module = _import_file(path)
+    absolute = os.path.abspath(path)
+    folder, stem = os.path.dirname(absolute), os.path.splitext(os.path.basename(absolute))[0]
+    module = sys.modules.get(stem)
+    if module is None or getattr(module, "__file__", None) != absolute:
+        if folder not in sys.path:
+            sys.path.insert(0, folder)
+        spec = importlib.util.spec_from_file_location(stem, absolute)
+        if spec is None or spec.loader is None:
+            raise CannotRun(f"{path} is not a Python file")
+        module = sys.modules[stem] = importlib.util.module_from_spec(spec)
+        with user_errors(f"{path} cannot be imported"):
+            spec.loader.exec_module(module)
     if not hasattr(module, name):
         raise CannotRun(f"{path} has no {name}")
     return module, getattr(module, name)
-
-
-def _import_file(path: str) -> Any:
-    """Import a file once per process, under its own name and with its folder in sys.path."""
-    absolute = os.path.abspath(path)
-    folder, name = os.path.dirname(absolute), os.path.splitext(os.path.basename(absolute))[0]
-    module = sys.modules.get(name)
-    if module is not None and getattr(module, "__file__", None) == absolute:
-        return module
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
-    spec = importlib.util.spec_from_file_location(name, absolute)
-    if spec is None or spec.loader is None:
-        raise CannotRun(f"{path} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    with user_errors(f"{path} cannot be imported"):
-        spec.loader.exec_module(module)
-    return module
 
 
 @contextlib.contextmanager
@@ -313,8 +308,16 @@ def compute_loss(criterion: Any, output: Any, target: Any) -> tuple[Any, str]:
 def random_batches(model: Any, seed: int) -> tuple[list[Any], str]:
     """Return batches for the model's first layer, and a description of them."""
     generator = torch.Generator().manual_seed(seed)
+    shapes: list[tuple[Any, Callable[[Any], tuple[int, ...]]]] = [
+        (nn.Embedding, lambda m: (5,)),
+        (nn.Linear, lambda m: (m.in_features,)),
+        (nn.Bilinear, lambda m: (1,)),
+        (nn.modules.conv._ConvNd, lambda m: (m.in_channels, *[32] * len(m.kernel_size))),
+        (nn.RNNBase, lambda m: (5, m.input_size)),
+        (nn.BatchNorm1d, lambda m: (m.num_features,)),
+    ]
     for name, module in model.named_modules():
-        shape = _input_shape(module)
+        shape = next((shape(module) for cls, shape in shapes if isinstance(module, cls)), None)
         if shape is not None:
             size = (RANDOM_BATCH_SIZE, *shape)
             draw: Callable[..., Any] = torch.randn
@@ -328,15 +331,3 @@ def random_batches(model: Any, seed: int) -> tuple[list[Any], str]:
     raise CannotRun(
         "the first layer does not tell which inputs the model takes", "give --data FILE.py:FUNCTION"
     )
-
-
-def _input_shape(module: Any) -> tuple[int, ...] | None:
-    shapes: list[tuple[Any, Callable[[Any], tuple[int, ...]]]] = [
-        (nn.Embedding, lambda m: (5,)),
-        (nn.Linear, lambda m: (m.in_features,)),
-        (nn.Bilinear, lambda m: (1,)),
-        (nn.modules.conv._ConvNd, lambda m: (m.in_channels, *[32] * len(m.kernel_size))),
-        (nn.RNNBase, lambda m: (5, m.input_size)),
-        (nn.BatchNorm1d, lambda m: (m.num_features,)),
-    ]
-    return next((shape(module) for cls, shape in shapes if isinstance(module, cls)), None)
