@@ -23,11 +23,10 @@ import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu.checks import TRAININGS, Check, Planner
+from benchmarks.gpu.checks import TIMEOUT, Check, Planner
 from benchmarks.gpu.memory import MemorySampler
 from benchmarks.gpu.report import markdown
 
@@ -43,6 +42,8 @@ SOUND_TESTS = "every_ or amp or scaler or muon or sparse or half or groups"
 
 SECTIONS = ("trainings", "checks", "tests", "torch_facts", "failures")
 
+Output = tuple[int, str, str]
+SPENT = "the budget was spent before it ended"
 Results = dict[str, dict[str, Any]]
 """Results by section and name."""
 
@@ -57,6 +58,7 @@ class Run:
     sampler: MemorySampler
     start: float = field(default_factory=time.monotonic)
     lock: threading.Lock = field(default_factory=threading.Lock)
+    sessions: list[subprocess.Popen[str]] = field(default_factory=list)
     results: Results = field(default_factory=lambda: {section: {} for section in SECTIONS})
 
     def seconds_left(self) -> float:
@@ -65,34 +67,65 @@ class Run:
     def log(self, text: str) -> None:
         print(f"{time.monotonic() - self.start:6.1f} s  {text}", flush=True)
 
-    def python(self, *arguments: str, env: dict[str, str] | None = None) -> tuple[int, str, str]:
-        """Run Python and return exit code, output and errors; code -1 if the budget was spent."""
+    def environment(self) -> dict[str, str]:
+        """Return the environment of all child processes."""
         # More threads than cores make the small models on the CPU several times slower.
         threads = 4 if self.is_cuda else max(1, CORES // self.options.jobs)
-        inherited = {"OMP_NUM_THREADS": str(threads), **os.environ}
         path = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         small = {"BENCHMARK_SMALL": "1"} if self.options.small else {}
+        return {
+            "OMP_NUM_THREADS": str(threads), **os.environ, "PYTHONPATH": os.pathsep.join(path),
+            **small,
+        }  # fmt: skip
+
+    def python(self, *arguments: str, env: dict[str, str] | None = None) -> Output:
+        """Run Python and return exit code, output and errors; code -1 if the budget was spent."""
         try:
             result = subprocess.run(
                 [sys.executable, *arguments],
                 capture_output=True, text=True, check=False, cwd=ROOT, stdin=subprocess.DEVNULL,
-                env={**inherited, "PYTHONPATH": os.pathsep.join(path), **small, **(env or {})},
-                timeout=max(5.0, self.seconds_left()),
+                env={**self.environment(), **(env or {})}, timeout=max(5.0, self.seconds_left()),
             )  # fmt: skip
         except subprocess.TimeoutExpired:
-            return -1, "", "the budget was spent before it ended"
+            return -1, "", SPENT
         return result.returncode, result.stdout, result.stderr
 
-    def train(self, label: str) -> Results:
-        """Run a training script, which leaves its checkpoints in a folder."""
-        folder = self.work / label
-        folder.mkdir()
-        name, env = TRAININGS[label]
-        arguments = ("-m", "benchmarks.gpu.train", name, self.options.device, str(folder))
-        code, output, errors = self.python(*arguments, env=env)
-        facts = json.loads(output.splitlines()[-1]) if code == 0 else {"error": errors[-600:]}
-        self.log(f"training {label}: {facts.get('error') or facts['seconds']}")
-        return {"trainings": {label: facts}}
+    def ptinspect(self, check: Check) -> Output:
+        """Run a command line of ptinspect in a session: those have imported torch already."""
+        try:
+            session = self.sessions.pop()
+        except IndexError:
+            command = [sys.executable, "-m", "benchmarks.gpu.session", str(TIMEOUT)]
+            session = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,
+                env=self.environment(),
+            )  # fmt: skip
+        assert session.stdin is not None
+        assert session.stdout is not None
+        timer = threading.Timer(max(5.0, self.seconds_left()), session.kill)
+        timer.start()
+        session.stdin.write(json.dumps([check.arguments[2:], check.crosses_on_cpu]) + "\n")
+        session.stdin.flush()
+        line = session.stdout.readline()
+        timer.cancel()
+        if not line:
+            return -1, "", SPENT if self.seconds_left() < SPARE else "the session has ended"
+        self.sessions.append(session)
+        code, output, errors = json.loads(line)
+        return code, output, errors
+
+    def train(self, labels: list[str]) -> Results:
+        """Run training scripts, which leave their checkpoints in folders."""
+        options, folder = self.options, self.work
+        arguments = (options.device, str(options.jobs), str(folder), *labels)
+        _, _, errors = self.python("-m", "benchmarks.gpu.train", *arguments)
+        results = {}
+        for label in labels:
+            path = folder / f"{label}.json"
+            facts = json.loads(path.read_text()) if path.exists() else {"error": errors[-600:]}
+            self.log(f"training {label}: {facts.get('error') or facts['seconds']}")
+            results[label] = facts
+        return {"trainings": results}
 
     def check(self, check: Check) -> Results:
         """Run a check and return its row."""
@@ -101,7 +134,10 @@ class Run:
         start = time.perf_counter()
         code, output, errors = -1, "", "not run: the budget is spent"
         if self.seconds_left() > SPARE:
-            code, output, errors = self.python(*check.arguments, env=check.env)
+            shares = "ptinspect" in check.arguments and not check.is_timed
+            code, output, errors = (
+                self.ptinspect(check) if shares else self.python(*check.arguments)
+            )
         seconds = round(time.perf_counter() - start, 1)
         answer: dict[str, Any] = {"verdict": "no answer"}
         with contextlib.suppress(ValueError):
@@ -180,9 +216,9 @@ class Run:
         options = self.options
         checks = Planner(options.device, self.work).checks()
         checks = [check for check in checks if options.only in check.name]
-        labels = dict.fromkeys(check.training for check in checks if check.training)
-        with ThreadPoolExecutor(options.jobs) as pool:
-            list(pool.map(partial(self.step, self.train), labels))
+        labels = list(dict.fromkeys(check.training for check in checks if check.training))
+        if labels:
+            self.step(self.train, labels)
         for check in [check for check in checks if check.is_timed]:
             self.step(self.check, check)
         jobs: list[Any] = [(self.check, check) for check in checks if not check.is_timed]
@@ -193,6 +229,8 @@ class Run:
             jobs[honest:honest] = tests
         with ThreadPoolExecutor(options.jobs) as pool:
             list(pool.map(lambda job: self.step(*job), jobs))
+        for session in self.sessions:
+            session.communicate()
         bad = [name for name, row in self.results["checks"].items() if not row["good"]]
         self.log(f"{len(checks)} checks, {len(bad)} not good: {', '.join(bad) or 'none'}")
         tests_failed = any(result["exit_code"] for result in self.results["tests"].values())

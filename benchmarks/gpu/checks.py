@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +22,9 @@ TRAININGS: dict[str, tuple[str, dict[str, str]]] = {
 }
 """Module of trainings/ and environment, by label."""
 
-CROSS_ON_CPU = (
-    "from ptinspect.proofs import resume; "
-    "resume.should_cross = lambda device: True; "
-    "from ptinspect.cli import main; main()"
-)
-"""The command line, but it crosses from the CPU to the CPU."""
+PACKAGE = "benchmarks.gpu.trainings"
+TIMEOUT = 150
+"""Seconds that one child process of a check may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +37,8 @@ class Check:
         training: label of the training whose files it reads, if any.
         verdict: the right verdict.
         causes: the kinds of the causes that the right answer names.
-        is_timed: True if it runs alone, so that time and memory are its own.
+        is_timed: True if it runs alone, in processes of its own: time and memory are its own.
+        crosses_on_cpu: True if it crosses from the CPU to the CPU.
     """
 
     name: str
@@ -49,11 +47,7 @@ class Check:
     verdict: str = "same"
     causes: tuple[str, ...] = ()
     is_timed: bool = False
-
-    @property
-    def env(self) -> dict[str, str]:
-        """Environment variables of the training."""
-        return TRAININGS[self.training][1] if self.training else {}
+    crosses_on_cpu: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +92,7 @@ class Planner:
             yield self._resume("grid-sample")
         for label in ("resnet", "lstm"):
             arguments = self._arguments("roundtrip", self.work / label / "honest.pt")
-            yield Check(f"roundtrip {label}", (*arguments, *_training_arguments(label)), label)
+            yield Check(f"roundtrip {label}", (*arguments, *self._training(label)), label)
 
     def _faulty(self) -> Iterator[Check]:
         every_training = {"no-optimizer": ["optimizer-state"], "weights-in-bf16": ["dtype"]}
@@ -129,7 +123,7 @@ class Planner:
         arguments = self._arguments("resume", FIXTURES / "seed/checkpoint-6.pt", crosses=True)
         yield Check(
             "resume seed checkpoint-6.pt, to the CPU and back", (*arguments, *training),
-            verdict="differs", causes=("rng-shuffling",),
+            verdict="differs", causes=("rng-shuffling",), crosses_on_cpu=not self.is_cuda,
         )  # fmt: skip
 
     def _resume(
@@ -145,27 +139,31 @@ class Planner:
         arguments = self._arguments("resume", self.work / label / f"{file}.pt", crosses=crosses)
         return Check(
             f"resume {label} {file}" + (", to the CPU and back" if crosses else ""),
-            (*arguments, *_training_arguments(label)),
+            (*arguments, *self._training(label)),
             label,
             verdict,
             tuple(causes),
             is_timed,
+            crosses and not self.is_cuda,
         )
 
     def _arguments(self, command: str, path: Path, *, crosses: bool = False) -> tuple[str, ...]:
-        """Return the arguments of Python up to those that describe the training.
+        """Return the arguments up to those that describe the training.
 
         `auto` means the GPU without crossings, `cuda` with them.
         """
         runs_here = not self.is_cuda or crosses or command == "roundtrip"
         device = self.device if runs_here else "auto"
-        program = ("-c", CROSS_ON_CPU) if crosses and not self.is_cuda else ("-m", "ptinspect")
-        options = ("-f", "json", "--no-progress", "--timeout", "150", "--device", device)
-        return (*program, "check", command, str(path), *options)
+        options = ("-f", "json", "--no-progress", "--timeout", str(TIMEOUT), "--device", device)
+        return ("-m", "ptinspect", "check", command, str(path), *options)
 
-
-def _training_arguments(label: str) -> tuple[str, ...]:
-    name = TRAININGS[label][0]
-    path = Path(__file__).parent / "trainings" / f"{name}.py"
-    loss = importlib.import_module(f"benchmarks.gpu.trainings.{name}").LOSS
-    return ("--model", f"{path}:Net", "--data", f"{path}:batches", "--loss", loss)
+    def _training(self, label: str) -> tuple[str, ...]:
+        """Return the arguments that describe a training. Its file is a module of trainings/ after
+        the environment variables, because several checks share a process."""
+        name, env = TRAININGS[label]
+        source = Path(__file__).parent / "trainings" / f"{name}.py"
+        loss = re.findall(r'^LOSS\b.* = "(\w+)"', source.read_text("utf-8"), re.MULTILINE)
+        path = self.work / f"{label}.py"
+        lines = [f"import os\n\nos.environ.update({env})\n", f"from {PACKAGE}.{name} import *\n"]
+        path.write_text("\n".join(lines), "utf-8")
+        return ("--model", f"{path}:Net", "--data", f"{path}:batches", "--loss", *loss)

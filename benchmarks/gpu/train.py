@@ -1,9 +1,9 @@
-"""Train one of trainings/ for two epochs; save a checkpoint, and a copy of it with each fault.
+"""Run trainings for two epochs; save a checkpoint of each, and a copy of it with each fault.
 
-    python -m benchmarks.gpu.train NAME DEVICE FOLDER
+    python -m benchmarks.gpu.train DEVICE JOBS FOLDER LABEL...
 
-It is a training script of its own: nothing of it comes from ptinspect. It prints JSON: losses,
-seconds, parameters, memory.
+It is a training script of its own: nothing of it comes from ptinspect. Each training runs in a fork
+of a process that has imported torch. FOLDER/LABEL.json has losses, seconds, parameters, memory.
 """
 
 from __future__ import annotations
@@ -11,12 +11,16 @@ from __future__ import annotations
 import copy
 import importlib
 import json
+import os
 import random
 import sys
 import time
+import traceback
 import zipfile
 from pathlib import Path
 from typing import Any
+
+from benchmarks.gpu.checks import PACKAGE, TRAININGS
 
 EPOCHS = 2
 
@@ -26,7 +30,7 @@ def train(name: str, device: str, folder: Path) -> dict[str, Any]:
     import numpy as np
     import torch
 
-    module = importlib.import_module(f"benchmarks.gpu.trainings.{name}")
+    module = importlib.import_module(f"{PACKAGE}.{name}")
     kind = device.partition(":")[0]
     random.seed(1)
     np.random.seed(1)
@@ -120,5 +124,35 @@ def move_to_second_card(source: Path, target: Path) -> None:
             new.writestr(item, data)
 
 
+def run(label: str, device: str, folder: Path) -> None:
+    """Train, and write the facts of the training or its error."""
+    name, env = TRAININGS[label]
+    os.environ.update(env)
+    (folder / label).mkdir()
+    try:
+        facts = train(name, device, folder / label)
+    except Exception:  # noqa: BLE001 - the other trainings go on
+        facts = {"error": traceback.format_exc()[-600:]}
+    (folder / f"{label}.json").write_text(json.dumps(facts))
+
+
+def main() -> None:
+    """Run the trainings, as many at a time as there are jobs."""
+    import torch  # noqa: F401 - the forks have it; CUDA starts in them
+
+    device, jobs, folder = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
+    running = 0
+    for label in sys.argv[4:]:
+        if running == jobs:
+            os.wait()
+            running -= 1
+        running += 1
+        if not os.fork():
+            run(label, device, folder)
+            os._exit(0)
+    for _ in range(running):
+        os.wait()
+
+
 if __name__ == "__main__":
-    print(json.dumps(train(sys.argv[1], sys.argv[2], Path(sys.argv[3]))))
+    main()

@@ -26,20 +26,30 @@ from benchmarks.gpu.memory import MemorySampler  # noqa: E402
 @pytest.mark.slow
 def test_the_run_on_the_cpu_gives_the_right_answers(tmp_path: Path) -> None:
     command = [
-        sys.executable, "-m", "benchmarks.gpu", "--device", "cpu", "--small", "--only", "seed",
-        "--jobs", "2", "--budget", "500", "--out", str(tmp_path),
+        sys.executable, "-m", "benchmarks.gpu", "--device", "cpu", "--small", "--jobs", "2",
+        "--budget", "3000", "--out", str(tmp_path),
     ]  # fmt: skip
+    before = os.times()
     result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    after = os.times()
     assert result.returncode == 0, result.stdout + result.stderr
-    rows = json.loads((tmp_path / "gpu.json").read_text())["checks"]
-    assert {row["name"]: (row["good"], row["verdict"], row["causes"]) for row in rows} == {
+    seconds = after.children_user + after.children_system
+    seconds -= before.children_user + before.children_system
+    assert seconds < 240  # of the processors: other processes may keep them busy
+    results = json.loads((tmp_path / "gpu.json").read_text())
+    rows = results["checks"]
+    assert (len(rows), [row["name"] for row in rows if not row["good"]]) == (29, [])
+    assert {test["exit_code"] for test in results["tests"].values()} == {0}
+    assert results["failures"] == {}
+    of_the_seed = [row for row in rows if "seed" in row["name"]]
+    assert {row["name"]: (row["good"], row["verdict"], row["causes"]) for row in of_the_seed} == {
         "roundtrip seed model.pth": (True, "same", []),
         "roundtrip seed model_state_dict.pt": (True, "same", []),
         "roundtrip seed checkpoint-6.pt": (True, "same", []),
         "resume seed checkpoint-6.pt, to the CPU and back": (True, "differs", ["rng-shuffling"]),
     }
     assert all(row["name"] in (tmp_path / "gpu.md").read_text() for row in rows)
-    assert len(next(row for row in rows if row["crossings"])["crossings"]) == 2
+    assert [len(row["crossings"]) for row in rows if row["crossings"]] == [2, 2, 2, 2]
 
 
 def test_what_fails_leaves_the_others_running(tmp_path: Path) -> None:
