@@ -112,6 +112,92 @@ def test_how_a_job_runs() -> None:
     assert "something else" in done.stderr and "index_add" not in done.stderr
 
 
+_ATTENTION = """
+import torch, warnings
+from ptinspect.proofs.worker.determinism import prepare
+kernels = {name: getattr(torch.backends.cuda, f"{name}_sdp_enabled")
+           for name in ("flash", "mem_efficient", "cudnn", "math")}
+torch.backends.fp32_precision = "tf32"
+for warn_only in (False, True):
+    said = prepare({"device": "cpu", "allow_tf32": False, "warn_only": warn_only})
+    print(*[name for name, is_enabled in kernels.items() if is_enabled()])
+print(torch.backends.fp32_precision)
+for name in ("Flash Attention", "Memory Efficient attention"):  # as torch writes it
+    warnings.warn(f"{name} defaults to a non-deterministic algorithm. To explicitly enable …")
+print(said)
+"""
+
+
+@pytest.mark.slow
+def test_attention_whose_gradient_varies_is_switched_off() -> None:
+    """With warn_only, torch does not look for a deterministic kernel of attention."""
+    command = [sys.executable, "-c", _ATTENTION]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.splitlines() == [
+        "flash mem_efficient cudnn math", "math", "ieee",
+        "['Flash Attention', 'Memory Efficient attention']",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("output", "message", "hint"),
+    [
+        ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.",
+         "needed more memory than there is", "use smaller batches, or device cpu; its last"),
+        ("RuntimeError: CUDA error: device-side assert triggered", "failed: RuntimeError: CUDA",
+         "set CUDA_LAUNCH_BLOCKING=1 to see where, or give device cpu; its last"),
+    ],
+)  # fmt: skip
+def test_failures_of_the_card_are_no_differences(output: str, message: str, hint: str) -> None:
+    """The child ends with them, whatever runs in it, and the command with exit code 2."""
+    from ptinspect.proofs.processes import failure_error, log_hint
+    from ptinspect.proofs.worker import raise_unless_of_model
+
+    error = RuntimeError(output.partition(": ")[2])
+    with pytest.raises(RuntimeError) as caught:
+        raise_unless_of_model(error)
+    assert caught.value is error
+    failure = failure_error(1, f"Traceback\n{output}", hint=log_hint(output))
+    assert message in failure.message
+    assert str(failure.hint).startswith(hint)
+
+
+def test_a_step_count_stays_where_torch_wants_it() -> None:
+    """Of a plain optimizer `step` is on the CPU, beside moments on the card; what a fused or
+    capturable one loads, torch moves itself."""
+    from ptinspect.proofs.worker.user_code import to_device
+
+    state = {"step": torch.tensor(3.0), "exp_avg": torch.ones(2), "times": [torch.ones(1), 2]}
+    moved = to_device(state, "meta", scalars=False)
+    places = [value.device.type for value in (moved["step"], moved["exp_avg"], *moved["times"][:1])]
+    assert places == ["cpu", "meta", "meta"]
+    assert to_device(state, "meta")["step"].device.type == "meta"
+    for flags in ({"fused": True}, {"foreach": True}):
+        layers = [torch.nn.Linear(2, 2) for _ in range(2)]
+        first, second = (torch.optim.Adam(layer.parameters(), **flags) for layer in layers)
+        layers[0](torch.ones(1, 2)).sum().backward()
+        first.step()
+        second.load_state_dict(first.state_dict())
+        steps = [own["step"] for own in second.state.values()]
+        assert {(step.device, float(step)) for step in steps} == {(torch.device("cpu"), 1.0)}
+
+
+@pytest.mark.slow
+def test_the_tests_of_a_card_need_few_packages() -> None:
+    """A rented machine has torch and pytest, and not what the tests of the documentation need."""
+    code = """
+import sys
+for name in ("jsonschema", "sybil", "transformers", "lightning", "accelerate", "matplotlib"):
+    sys.modules[name] = None
+import pytest
+files = ["test_cross_device", "test_determinism", "test_sound"]
+paths = [f"tests/proofs/{name}.py" for name in files]
+sys.exit(pytest.main(["--collect-only", "-q", "-m", "", "-p", "no:cacheprovider", *paths]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr
+
+
 def test_memory_is_not_bounded_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     """CUDA reserves more addresses than a machine has memory: with a bound it does not begin."""
     from ptinspect.proofs.worker import jobs
