@@ -27,7 +27,7 @@ from ptinspect.document.tensor_readers import array_tensor
 from ptinspect.dtypes import numpy_name
 from ptinspect.errors import UnsupportedError
 from ptinspect.formats.safetensors import ordered_dict
-from ptinspect.pickling.numpy_objects import Array, as_array, as_scalar, dtype_code
+from ptinspect.pickling.numpy_objects import as_array, as_scalar, dtype_code
 from ptinspect.pickling.pyobjects import (
     ORDERED_DICT,
     PARTIAL,
@@ -176,19 +176,17 @@ class PlainValues:
         return UNREPRESENTABLE
 
     def _list(self, owner: Value, items: Iterable[Value]) -> Steps:
+        """Return the items as a list, which is the result for `owner` unless that is None."""
         plain: list[Value] = []
-        self._memo[id(owner)] = plain
+        if owner is not None:
+            self._memo[id(owner)] = plain
         for index, item in enumerate(items):
             result = yield index, item
             plain.append(None if result is UNREPRESENTABLE else result)
         return plain
 
     def _tuple(self, items: Iterable[Value]) -> Steps:
-        plain: list[Value] = []
-        for index, item in enumerate(items):
-            result = yield index, item
-            plain.append(None if result is UNREPRESENTABLE else result)
-        return tuple(plain)
+        return tuple((yield from self._list(None, items)))  # type: ignore[arg-type]
 
     def _dict(self, owner: Value, items: dict[Value, Value], plain: dict[Value, Value]) -> Steps:
         """Fill `plain`, the result for `owner` unless it has another one."""
@@ -273,7 +271,12 @@ class PlainValues:
             return numpy_name(code)
         array = as_array(call)
         if array is not None:
-            return self._array(call, array)
+            tensor = array_tensor(call, self.document.archive)
+            if tensor is not None:
+                return self._graph.add_new(tensor)
+            items, is_flat = array.data, array.name == "object" and len(array.shape) <= 1
+            is_list = is_flat and isinstance(items, list) and all(map(is_simple, items))
+            return items if is_list else UNREPRESENTABLE
         data = as_bytes(call)
         if data is not None:
             return data or _empty_bytes()
@@ -302,16 +305,6 @@ class PlainValues:
             return value
         args: tuple[Value, ...] = (value, tensor.requires_grad, ordered_dict())
         return Call(REBUILD_PARAMETER, args, "REDUCE", 0)
-
-    def _array(self, call: Call, array: Array) -> Value:
-        tensor = array_tensor(call, self.document.archive)
-        if tensor is not None:
-            return self._graph.add_new(tensor)
-        data = array.data
-        is_list = array.name == "object" and len(array.shape) <= 1 and isinstance(data, list)
-        if is_list and isinstance(data, list) and all(map(is_simple, data)):
-            return data
-        return UNREPRESENTABLE
 
     def _module(self, module: Module) -> Steps:
         try:

@@ -52,7 +52,20 @@ def plan_checkpoint(
     """Return the plan. The file of `--optimizer` stays open until `open_files` is closed."""
     graph, guards = ObjectGraph(options.tensors), []
     entries = _source_entries(document, options, graph)
-    _clear_replaced_entries(entries, document, options)
+    models = {STATE_DICT, *(model.path[0] for model in find_models(document) if model.path)}
+    for name in options.set:
+        if name in entries.items and name in models:
+            raise PtInspectError(
+                f"--set {name} would replace the model", hint="give the entry another name"
+            )
+    new_names = [*options.set, *([OPTIMIZER] if options.optimizer else [])]
+    # The entry MODEL that is added for a full model is not an entry of SRC.
+    source_items = as_mapping(document.archive.root) or {}
+    replaced = [name for name in new_names if name in entries.items and name in source_items]
+    entries.items.update(dict.fromkeys(replaced))
+    entries.dropped += replaced
+    if replaced:
+        entries.warnings.append(f"replaced by --set and --optimizer: {join_names(replaced)}")
     if options.plain:
         _make_plain(entries, document, graph)
     graph.collect({**entries.items}, document)
@@ -80,9 +93,25 @@ def plan_checkpoint(
 
 
 def _source_entries(document: Document, options: ConvertOptions, graph: ObjectGraph) -> _Entries:
-    """Return the entries that come from SRC."""
+    """Return the entries that come from SRC: all of a checkpoint, with the keys of its model
+    edited, or one for the model of another file."""
     if is_checkpoint(document) and options.entry is None:
-        return _checkpoint_entries(document, options, graph)
+        entries = _Entries(dict(as_mapping(document.archive.root) or {}))
+        if not any(options.edits):
+            return entries
+        model = model_part(document, options, graph)
+        if len(model.path) != 1:
+            raise PtInspectError(
+                "keys can only be changed in a model that is a top-level entry",
+                hint="extract it with --to state_dict --entry PATH",
+            )
+        (name,) = model.path
+        key = next(key for key in entries.items if path_step(key) == name)
+        entries.items[key] = model.value
+        entries.sources = {f"{name}.{new}": f"{name}.{old}" for new, old in model.sources.items()}
+        entries.dropped = [f"{name}.{key}" for key in (*model.non_persistent, *model.excluded)]
+        entries.warnings = [*model.warnings, *excluded_keys_warning(model.excluded)]
+        return entries
     if options.plain and document.kind not in ("module", "state_dict", "checkpoint"):
         return _Entries(_object_items(document, options))
     model = model_part(document, options, graph)
@@ -92,28 +121,6 @@ def _source_entries(document: Document, options: ConvertOptions, graph: ObjectGr
     if model.module is not None:
         items = {MODEL: model.module.class_name, **items}
     return _Entries(items, sources, warnings, dropped)
-
-
-def _checkpoint_entries(
-    document: Document, options: ConvertOptions, graph: ObjectGraph
-) -> _Entries:
-    """Return all entries of a checkpoint, with the keys of its model edited."""
-    entries = _Entries(dict(as_mapping(document.archive.root) or {}))
-    if not any(options.edits):
-        return entries
-    model = model_part(document, options, graph)
-    if len(model.path) != 1:
-        raise PtInspectError(
-            "keys can only be changed in a model that is a top-level entry",
-            hint="extract it with --to state_dict --entry PATH",
-        )
-    (name,) = model.path
-    key = next(key for key in entries.items if path_step(key) == name)
-    entries.items[key] = model.value
-    entries.sources = {f"{name}.{new}": f"{name}.{old}" for new, old in model.sources.items()}
-    entries.dropped = [f"{name}.{key}" for key in (*model.non_persistent, *model.excluded)]
-    entries.warnings = [*model.warnings, *excluded_keys_warning(model.excluded)]
-    return entries
 
 
 def _object_items(document: Document, options: ConvertOptions) -> dict[Value, Value]:
@@ -130,24 +137,6 @@ def _object_items(document: Document, options: ConvertOptions) -> dict[Value, Va
     if items and all(isinstance(key_value(key), str) for key in items):
         return {str(key_value(key)): item for key, item in items.items()}
     return {"value": value}
-
-
-def _clear_replaced_entries(entries: _Entries, document: Document, options: ConvertOptions) -> None:
-    """Empty the entries that `--set` and `--optimizer` replace, and warn about them."""
-    models = {STATE_DICT, *(model.path[0] for model in find_models(document) if model.path)}
-    for name in options.set:
-        if name in entries.items and name in models:
-            raise PtInspectError(
-                f"--set {name} would replace the model", hint="give the entry another name"
-            )
-    new_names = [*options.set, *([OPTIMIZER] if options.optimizer else [])]
-    # The entry MODEL that is added for a full model is not an entry of SRC.
-    source_items = as_mapping(document.archive.root) or {}
-    replaced = [name for name in new_names if name in entries.items and name in source_items]
-    entries.items.update(dict.fromkeys(replaced))
-    entries.dropped += replaced
-    if replaced:
-        entries.warnings.append(f"replaced by --set and --optimizer: {join_names(replaced)}")
 
 
 def _make_plain(entries: _Entries, document: Document, graph: ObjectGraph) -> None:

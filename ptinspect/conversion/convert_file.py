@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ptinspect.atomic_file import atomic_outputs, check_destination, check_disk_space
 from ptinspect.conversion.options import (
+    TENSORS_ONLY,
     ConvertOptions,
     KeyEdits,
     as_tuple,
@@ -25,11 +26,9 @@ from ptinspect.conversion.plan import model_candidates
 from ptinspect.conversion.report import (
     ConversionReport,
     crc_warnings,
-    later_pickles_warning,
     piece_crc_warnings,
     placeholder_warnings,
     record_losses,
-    suffix_warning,
     unread_numbers_warning,
 )
 from ptinspect.conversion.verify import refuse_unsafe_output, verify_outputs
@@ -38,6 +37,7 @@ from ptinspect.document.entries import resolve_path
 from ptinspect.errors import PtInspectError, add_error_path, shell_options
 from ptinspect.limits import Limits
 from ptinspect.pickling.pyobjects import bracketed, dotted
+from ptinspect.text import count_text, join_names
 
 if TYPE_CHECKING:
     from ptinspect.conversion.output.pieces import SourceRange
@@ -163,16 +163,16 @@ def _plan_all(
         plan.guards += guards
         lost = [f"[{number}]" for number in range(1, len(document.archive.more_roots) + 1)]
         plan.dropped = [*lost, *plan.dropped]
-        plan.warnings = [
-            *(w.message for w in document.archive.warnings if w.kind in _LOSSES),
-            *later_pickles_warning(lost),
-            *plan.warnings,
-            *placeholder_warnings(plan, document),
-        ]
-        plan.warnings += [
-            *suffix_warning(path, options.to),
-            *refuse_unsafe_output(plan, document, options),
-        ]
+        losses = [w.message for w in document.archive.warnings if w.kind in _LOSSES]
+        if lost:
+            count = count_text(len(lost), "more pickle")
+            losses.append(f"dropped: {join_names(lost)} (the file holds {count} after the first)")
+        plan.warnings = [*losses, *plan.warnings, *placeholder_warnings(plan, document)]
+        suffix = os.path.splitext(path)[1].lower().removeprefix(".")
+        if suffix != options.to and suffix in TENSORS_ONLY:
+            kind = options.to if options.to in TENSORS_ONLY else "torch.save"
+            plan.warnings.append(f"{path} has the suffix of {suffix}, but is a file of {kind}")
+        plan.warnings += refuse_unsafe_output(plan, document, options)
         plans.append(plan)
     return plans
 

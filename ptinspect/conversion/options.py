@@ -170,8 +170,23 @@ class ConvertOptions:
             raise PtInspectError(f"{to!r} is not one of {', '.join(TARGETS)}")
         if self.shared not in SHARED:
             raise PtInspectError(f"--shared takes {', '.join(SHARED)}, not {self.shared!r}")
-        for name, value in self.set.items():
-            _check_settable(name, value)
+        unchecked = [*self.set.items()][::-1]
+        seen: dict[int, object] = {}
+        while unchecked:
+            name, item = unchecked.pop()
+            if id(item) in seen:
+                continue
+            seen[id(item)] = item
+            if isinstance(item, dict) and type(item) is dict:
+                unchecked += [(name, part) for pair in item.items() for part in pair]
+            elif isinstance(item, (list, tuple)) and type(item) in (list, tuple):
+                unchecked += [(name, part) for part in item]
+            elif item is not None and type(item) not in (bool, int, float, str, bytes):
+                kind = f"{type(item).__module__}.{type(item).__qualname__}"
+                raise PtInspectError(
+                    f"the entry {name!r} cannot be set: it contains an object of the type {kind}",
+                    hint="None, bool, int, float, str, bytes, list, tuple and dict can be set",
+                )
         if not all(isinstance(text, str) for item in self.metadata.items() for text in item):
             raise PtInspectError("--metadata takes strings, as safetensors does")
         if self.max_shard_size is not None:
@@ -294,24 +309,3 @@ def parse_device(name: str | None) -> str | None:
     if name is not None and not _DEVICE.fullmatch(name):
         raise PtInspectError(f"{name!r} is not a device", hint="such as cpu, cuda:0 or mps")
     return "cuda:0" if name == "cuda" else name
-
-
-def _check_settable(name: str, value: object) -> None:
-    """Raise PtInspectError unless an entry consists of JSON's types, tuples and bytes."""
-    unchecked = [value]
-    seen: dict[int, object] = {}
-    while unchecked:
-        item = unchecked.pop()
-        if id(item) in seen:
-            continue
-        seen[id(item)] = item
-        if isinstance(item, dict) and type(item) is dict:
-            unchecked += [*item, *item.values()]
-        elif isinstance(item, (list, tuple)) and type(item) in (list, tuple):
-            unchecked += item
-        elif item is not None and type(item) not in (bool, int, float, str, bytes):
-            kind = f"{type(item).__module__}.{type(item).__qualname__}"
-            raise PtInspectError(
-                f"the entry {name!r} cannot be set: it contains an object of the type {kind}",
-                hint="None, bool, int, float, str, bytes, list, tuple and dict can be set",
-            )

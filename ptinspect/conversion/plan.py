@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.conversion.options import WRAPPER_PREFIX, ConvertOptions
+from ptinspect.conversion.output.pieces import locate_pieces
 from ptinspect.conversion.output.torch_zip import folder_name, write_torch_zip
 from ptinspect.document.document import by_key
 from ptinspect.document.entries import (
@@ -169,6 +170,7 @@ def plan_torch_file(to: str, path: str, root: Value, graph: ObjectGraph) -> Plan
     collected everything in `root`."""
     graph.plan()
     pickle, storages = graph.dump(root)
+    locate_pieces([piece for _, pieces in storages for piece in pieces])
     folder = folder_name(path)
     file = OutputFile(
         path, lambda sink: write_torch_zip(sink, folder, pickle, storages), pickle, storages

@@ -9,7 +9,6 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from ptinspect.conversion.options import TENSORS_ONLY
 from ptinspect.conversion.output.pieces import ConvertedRange, SourceRange, TensorPiece
 from ptinspect.document.warnings import checksum_message, checksum_messages, record_name
 from ptinspect.errors import LossError, spell_options
@@ -194,22 +193,6 @@ def loss_warnings(
     return [*warnings, *excluded_keys_warning(model.excluded)], dropped
 
 
-def later_pickles_warning(names: list[str]) -> list[str]:
-    """Return a warning about pickles that follow the first, if there are any."""
-    count = count_text(len(names), "more pickle")
-    text = f"dropped: {join_names(names)} (the file holds {count} after the first)"
-    return [text] if names else []
-
-
-def suffix_warning(path: str, to: str) -> list[str]:
-    """Return a warning about a file with the suffix of safetensors or npz that is none."""
-    suffix = os.path.splitext(path)[1].lower().removeprefix(".")
-    if suffix == to or suffix not in TENSORS_ONLY:
-        return []
-    kind = to if to in TENSORS_ONLY else "torch.save"
-    return [f"{path} has the suffix of {suffix}, but is a file of {kind}"]
-
-
 def placeholder_warnings(plan: Plan, document: Document) -> list[str]:
     """Return a warning about placeholders, which DeepSpeed leaves of parameters that ZeRO-3 has
     distributed, if there are any.
@@ -312,13 +295,12 @@ def record_losses(plan: Plan, source: str, options: ConvertOptions) -> None:
     LossError if numbers overflowed and `--allow-overflow` is not set."""
     assert options.tensors.dtype is not None
     dtype, keys = options.tensors.dtype.name, _keys_by_bytes(plan)
-    lost = plan.lost_values = [
-        replace(piece.loss, keys=keys.get(_bytes_of(piece), []))
-        for file in plan.files
-        for _, record in file.records
-        for piece in record
-        if isinstance(piece, ConvertedRange | TensorPiece) and piece.loss
-    ]
+    lost = plan.lost_values
+    for piece in [p for file in plan.files for _, record in file.records for p in record]:
+        if isinstance(piece, TensorPiece) and piece.loss:
+            lost.append(replace(piece.loss, keys=keys.get(piece.tensor.view_key(), [])))
+        elif isinstance(piece, ConvertedRange) and piece.loss:
+            lost.append(replace(piece.loss, keys=keys.get(piece.source.storage.root, [])))
     overflowed = [item for item in lost if item.overflowed]
     if overflowed:
         count = count_text(sum(item.overflowed for item in overflowed), "number")
@@ -343,10 +325,10 @@ def record_losses(plan: Plan, source: str, options: ConvertOptions) -> None:
 def crc_warnings(mismatches: Iterable[SourceRange], file: OutputFile, plan: Plan) -> list[str]:
     """Return a warning for each record whose bytes do not match its CRC-32: those of `mismatches`,
     and those of which a part was cast, which are read once more."""
-    damaged = {_storage_id(piece.storage): piece.storage for piece in mismatches}
+    damaged = {piece.storage.root: piece.storage for piece in mismatches}
     checked: set[object] = set()
     for storage in _partly_cast(file) if file.changed else ():
-        span, identity = storage.archive.storages.get(storage.key), _storage_id(storage)
+        span, identity = storage.archive.storages.get(storage.key), storage.root
         if identity not in checked and isinstance(span, ZipSpan):
             checked.add(identity)
             if span.directory.check_crc(span.index) is False:
@@ -372,7 +354,7 @@ def piece_crc_warnings(plan: Plan, checked: Iterable[SourceRange]) -> list[str]:
     from ptinspect.formats.torch.pieces import PiecedSpan
 
     whole = {
-        _storage_id(piece.storage)
+        piece.storage.root
         for piece in checked
         if piece.start == 0 and piece.stop == piece.storage.nbytes
     }
@@ -381,7 +363,7 @@ def piece_crc_warnings(plan: Plan, checked: Iterable[SourceRange]) -> list[str]:
         for planned, storage in zip(plan.tensors, storages, strict=True)
         if storage
         and isinstance(storage.archive.storages.get(storage.key), PiecedSpan)
-        and _storage_id(storage) not in whole
+        and storage.root not in whole
     )
 
 
@@ -401,16 +383,6 @@ def _keys_by_bytes(plan: Plan) -> dict[object, list[str]]:
     keys: dict[object, list[str]] = {}
     for planned in plan.tensors:
         if planned.tensor.storage is not None:
-            keys.setdefault(_storage_id(planned.tensor.storage), []).append(planned.key)
+            keys.setdefault(planned.tensor.storage.root, []).append(planned.key)
             keys.setdefault(planned.tensor.view_key(), []).append(planned.key)
     return keys
-
-
-def _bytes_of(piece: ConvertedRange | TensorPiece) -> object:
-    if isinstance(piece, TensorPiece):
-        return piece.tensor.view_key()
-    return _storage_id(piece.source.storage)
-
-
-def _storage_id(storage: Storage) -> object:
-    return (id(storage.archive), storage.key)

@@ -115,7 +115,14 @@ def plan_named_tensors(
     warnings, dropped = loss_warnings(document, model, options)
     if aliases:
         entries = [entry for entry in entries if entry[0].key not in aliases]
-    warnings += [*sharing_warnings, *_unrecorded_facts(tensors, options, target)]
+    warnings += sharing_warnings
+    default = options.tensors.device
+    devices = sorted({default or tensor.device for tensor in tensors.values()} - {"cpu"})
+    facts = [f"devices ({', '.join(devices)})"] if devices else []
+    if any(tensor.requires_grad for tensor in tensors.values()):
+        facts.append("requires_grad")
+    if facts:
+        warnings.append(f"dropped: {' and '.join(facts)} ({target.name} does not record them)")
     planned_tensors = [planned for planned, _ in entries]
     plan = Plan(options.to, tensors=planned_tensors, warnings=warnings, dropped=dropped)
     return plan, entries, aliases
@@ -162,7 +169,8 @@ def _dense_tensors(
             entries.append((planned, _converted_piece(tensor, storage, form)))
     locate_pieces([piece for _, piece in entries])
     if problems:
-        lines = [f"{_printable(key)} {problem}" for key, problem in problems.items()]
+        names = [(k if k.isprintable() else bounded_repr(k)) or "the value" for k in problems]
+        lines = [f"{name} {text}" for name, text in zip(names, problems.values(), strict=True)]
         more = f"; and {len(lines) - MAX_LISTED:,} more" if len(lines) > MAX_LISTED else ""
         hint = "--to same or --to state_dict keeps them"
         others = [sources[key] for key in problems if key not in castable]
@@ -184,17 +192,29 @@ def _dense_tensors(
 
 def _form(tensor: Tensor | None, options: TensorOptions, target: TensorFormat) -> _Form:
     """Return the form of a tensor. DamagedError if it exceeds its storage."""
-    problem = _tensor_problem(tensor, options, target)
-    if problem or tensor is None or tensor.dtype is None:
-        return _Form(problem)
-    storage, _ = check_bounds(tensor)
+    if tensor is None:
+        return _Form("is not a tensor")
+    if tensor.uninitialized:
+        return _Form("has no shape yet")
+    if tensor.encoding:
+        return _Form(f"is encoded as {tensor.encoding}")
+    name = tensor.dtype.name if tensor.dtype else "unknown"
+    if tensor.quantizer:
+        return _Form(f"is quantized ({name})")
+    if tensor.storage is None or tensor.stride is None:
+        return _Form(f"is not dense ({tensor.subclass or tensor.layout}, {tensor.device})")
+    if tensor.dtype is None or options.output_dtype(tensor).name not in target.dtypes:
+        return _Form(f"{_DTYPE_PROBLEM} {name}")
+    if name == "float4_e2m1fn_x2" and not tensor.shape:
+        return _Form("has no last dimension, in which the format counts the numbers of float4")
+    check_bounds(tensor)
     dtype, span = options.output_dtype(tensor), (0, 0)
     is_logical = tensor.dtype is tensor.stored and not tensor.conj and not tensor.neg
     if is_logical and tensor.is_contiguous and tensor.numel:
         low, high = tensor.extent
         span = (low * tensor.dtype.itemsize, high * tensor.dtype.itemsize)
-    is_copied = dtype is tensor.dtype and storage.archive.byteorder == "little"
-    return _Form(problem, dtype, span, is_copied and span != (0, 0))
+    is_copied = dtype is tensor.dtype and tensor.storage.archive.byteorder == "little"
+    return _Form("", dtype, span, is_copied and span != (0, 0))
 
 
 def _converted_piece(tensor: Tensor, storage: Storage, form: _Form) -> Piece:
@@ -204,25 +224,6 @@ def _converted_piece(tensor: Tensor, storage: Storage, form: _Form) -> Piece:
     if form.span == (0, 0) or tensor.dtype is None:
         return TensorPiece(tensor, form.dtype)
     return storage_piece(storage, *form.span, tensor.dtype, form.dtype)
-
-
-def _tensor_problem(tensor: Tensor | None, options: TensorOptions, target: TensorFormat) -> str:
-    if tensor is None:
-        return "is not a tensor"
-    if tensor.uninitialized:
-        return "has no shape yet"
-    if tensor.encoding:
-        return f"is encoded as {tensor.encoding}"
-    dtype = tensor.dtype
-    if tensor.quantizer:
-        return f"is quantized ({dtype.name if dtype else 'unknown'})"
-    if tensor.storage is None or tensor.stride is None:
-        return f"is not dense ({tensor.subclass or tensor.layout}, {tensor.device})"
-    if dtype is None or options.output_dtype(tensor).name not in target.dtypes:
-        return f"{_DTYPE_PROBLEM} {dtype.name if dtype else 'unknown'}"
-    if dtype.name == "float4_e2m1fn_x2" and not tensor.shape:
-        return "has no last dimension, in which the format counts the numbers of float4"
-    return ""
 
 
 def _key_problems(keys: Collection[str]) -> dict[str, str]:
@@ -255,23 +256,6 @@ _SAFETENSORS = TensorFormat(
 )
 
 
-def _printable(key: str) -> str:
-    return (key if key.isprintable() else bounded_repr(key)) or "the value"
-
-
-def _unrecorded_facts(
-    tensors: dict[str, Tensor], options: ConvertOptions, target: TensorFormat
-) -> list[str]:
-    """Return a warning about devices and requires_grad, which the format does not record."""
-    facts, device = [], options.tensors.device
-    devices = sorted({device or tensor.device for tensor in tensors.values()} - {"cpu"})
-    if devices:
-        facts.append(f"devices ({', '.join(devices)})")
-    if any(tensor.requires_grad for tensor in tensors.values()):
-        facts.append("requires_grad")
-    return [f"dropped: {' and '.join(facts)} ({target.name} does not record them)"] if facts else []
-
-
 # --- tensors that share memory --------------------------------------------------------------
 
 
@@ -281,7 +265,16 @@ def _shared_tensors(
     """Return the keys that are not written, each with the one that is written in its place, and
     warnings."""
     by_view: dict[tuple[object, ...], list[str]] = {}
-    neighbours = _in_shared_storages(tensors)
+    storages = [tensor.storage for tensor in tensors.values()]
+    is_usual = len(set(storages)) == len(storages)  # there is one object per storage of a file
+    if is_usual and all(type(storage) is Storage and not storage.begin for storage in storages):
+        return {}, []
+    places = [
+        None if t.storage is None or not t.numel else t.storage.root for t in tensors.values()
+    ]
+    counts = Counter(places)
+    rows = zip(tensors.items(), places, strict=True)
+    neighbours = {key: tensor for (key, tensor), place in rows if place and counts[place] > 1}
     for key, tensor in neighbours.items():
         by_view.setdefault(tensor.view_key(), []).append(key)
     # A tensor named as the metadata's own key can only be the one that is written.
@@ -330,20 +323,6 @@ def _overlapping_pairs(tensors: dict[str, Tensor]) -> list[tuple[str, str]]:
             if high > end:
                 end, owner = high, key
     return pairs
-
-
-def _in_shared_storages(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors with elements whose storage has another tensor."""
-    owned = [tensor.storage for tensor in tensors.values()]
-    if len(set(owned)) == len(owned) and all(type(s) is Storage and not s.begin for s in owned):
-        return {}  # the usual case; there is one object per storage of a file
-    storages = {
-        key: (id(tensor.storage.archive), tensor.storage.key)
-        for key, tensor in tensors.items()
-        if tensor.storage is not None and tensor.numel
-    }
-    counts = Counter(storages.values())
-    return {key: tensors[key] for key, storage in storages.items() if counts[storage] > 1}
 
 
 # --- files ----------------------------------------------------------------------------------

@@ -87,8 +87,15 @@ def plan_state_dict(document: Document, path: str, options: ConvertOptions) -> P
     model = model_part(document, options, graph)
     graph.collect(model.value, document)
     plan = plan_torch_file(options.to, path, model.value, graph)
-    plan.tensors = _planned_tensors(model, document, graph)
     plan.warnings, plan.dropped = loss_warnings(document, model, options)
+    items, sources = model.items.items(), model.sources.values()
+    for (key, value), source in zip(items, sources, strict=True):
+        tensor, dtype = graph.written_tensor(value)
+        if tensor is None or tensor.state:  # there may be tensors inside of it
+            plan.tensors = plan_tensors(model.value, graph, document, model.sources)
+            return plan
+        plan.tensors.append(PlannedTensor(key, source, tensor, dtype))
+    plan.tensors = plan.tensors or plan_tensors(model.value, graph, document)
     return plan
 
 
@@ -226,39 +233,19 @@ def _apply_edits(model: ModelPart, state: StateDict, edits: KeyEdits, *, ordered
     attributes: dict[Value, Value] = {}
     if state.metadata is not None:
         modules: dict[str, Value] = {}
-        new_names = _module_names(new_keys)
+        # Where a key still ends as before, what precedes this end is the module's new name.
+        new_names: dict[str, str] = {}
+        for old, new in new_keys.items():
+            dot = old.rfind(".")
+            while dot > 0:
+                rest = old[dot + 1 :]
+                if new == rest or new.endswith(f".{rest}"):
+                    new_names.setdefault(old[:dot], new[: -len(rest) - 1])
+                dot = old.rfind(".", 0, dot)
         for name, metadata in state.metadata.items():
             modules.setdefault(new_names.get(name, edits.new_module_name(name)), metadata)
         attributes["_metadata"] = ordered_dict(modules.items())
     model.value = ordered_dict(model.items.items(), attributes)
-
-
-def _module_names(new_keys: dict[str, str]) -> dict[str, str]:
-    """Derive the new names of modules from the new keys of their tensors: where a key still ends as
-    before, what precedes the unchanged end is the module's new name."""
-    names: dict[str, str] = {}
-    for old, new in new_keys.items():
-        dot = old.rfind(".")
-        while dot > 0:
-            rest = old[dot + 1 :]
-            if new == rest or new.endswith(f".{rest}"):
-                names.setdefault(old[:dot], new[: -len(rest) - 1])
-            dot = old.rfind(".", 0, dot)
-    return names
-
-
-def _planned_tensors(
-    model: ModelPart, document: Document, graph: ObjectGraph
-) -> list[PlannedTensor]:
-    """Return the tensors of a state_dict, or those that a walk finds in any other value."""
-    planned = []
-    items, sources = model.items.items(), model.sources.values()
-    for (key, value), source in zip(items, sources, strict=True):
-        tensor, dtype = graph.written_tensor(value)
-        if tensor is None or tensor.state:  # there may be tensors inside of it
-            return plan_tensors(model.value, graph, document, model.sources)
-        planned.append(PlannedTensor(key, source, tensor, dtype))
-    return planned or plan_tensors(model.value, graph, document)
 
 
 # --- what modules and optimizers would return --------------------------------------------------
@@ -278,7 +265,15 @@ def state_dict_of(module: Module, document: Document, graph: ObjectGraph) -> Sta
         if visits > max_visits:
             raise LimitError("the modules contain one another too often", limit="view_items")
         non_persistent = current.non_persistent
-        metadata[prefix[:-1]] = {"version": version_of(current), **_hook_metadata(current)}
+        versions: dict[Value, Value] = {"version": version_of(current)}
+        for hook in (as_mapping(current.attributes.get("_state_dict_hooks")) or {}).values():
+            # Source: `SpectralNormStateDictHook` of torch.nn.utils.spectral_norm.
+            path = getattr(getattr(hook, "func", None), "path", "")
+            if path == "torch.nn.utils.spectral_norm.SpectralNormStateDictHook":
+                norm = (as_mapping(getattr(hook, "state", None)) or {}).get("fn")
+                name = (as_mapping(getattr(norm, "state", None)) or {}).get("name")
+                versions["spectral_norm"] = {f"{name}.version": 1}
+        metadata[prefix[:-1]] = versions
         for store in (PARAMETERS, BUFFERS):
             for name, value in current.members(store):
                 if store == BUFFERS and value is not None and name in non_persistent:
@@ -360,18 +355,6 @@ def optimizer_state_dict(optimizer: Optimizer) -> Value:
         for key, value in optimizer.state.items()
     }
     return {"state": state, "param_groups": groups}
-
-
-def _hook_metadata(module: Module) -> dict[str, Value]:
-    """Return what `SpectralNormStateDictHook` of torch.nn.utils.spectral_norm adds."""
-    metadata: dict[str, Value] = {}
-    for hook in (as_mapping(module.attributes.get("_state_dict_hooks")) or {}).values():
-        path = getattr(getattr(hook, "func", None), "path", "")
-        if path == "torch.nn.utils.spectral_norm.SpectralNormStateDictHook":
-            norm = (as_mapping(getattr(hook, "state", None)) or {}).get("fn")
-            name = (as_mapping(getattr(norm, "state", None)) or {}).get("name")
-            metadata["spectral_norm"] = {f"{name}.version": 1}
-    return metadata
 
 
 def _quantized_items(

@@ -10,7 +10,7 @@ written a second time, and each record of a zip with its CRC-32.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ptinspect.conversion.options import TENSORS_ONLY
 from ptinspect.conversion.output.pieces import TensorPiece
@@ -32,7 +32,7 @@ from ptinspect.source.local import open_source
 from ptinspect.text import count_text, join_names
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from ptinspect.conversion.options import ConvertOptions
     from ptinspect.conversion.plan import OutputFile, Plan, PlannedTensor
@@ -114,7 +114,9 @@ def verify_outputs(
                     if compare_bytes:
                         comparison = _Comparison(file.path, output.archive.source)
                         file.write(Sink(comparison))
-                        comparison.check_end()
+                        rest = output.archive.source.size - comparison.offset
+                        if rest:
+                            raise PtInspectError(f"{count_text(rest, 'byte')} too many at its end")
             elif plan.pickled is None:
                 _check_header(file, path, missing)
             else:
@@ -158,7 +160,7 @@ def _check_entries(file: OutputFile, missing: dict[str, PlannedTensor]) -> None:
     text = file.head[8:].decode().rstrip(" ")
     if text[:1] + text[-1:] != "{}":
         raise PtInspectError("its header is not an object")
-    position, begin, comma = 1, 0, ""
+    position, offset, begin, comma = 1, 0, "0", ""
     if text.startswith('{"__metadata__":'):
         position, comma = parse(text, 16)[1], ","
     forms: dict[object, tuple[str, int]] = {}  # text and size by dtype and shape
@@ -168,33 +170,26 @@ def _check_entries(file: OutputFile, missing: dict[str, PlannedTensor]) -> None:
         if planned.dtype is not dtype or planned.tensor.shape is not shape:
             dtype, shape = planned.dtype, planned.tensor.shape
             if (id(dtype), shape) not in forms:
-                fields = _parse_form(parse, text, position + len(comma), planned)
-                forms[id(dtype), shape] = fields, planned.nbytes
+                name, stop = parse(text, position + len(comma))
+                described, _ = parse(text, stop + 1)
+                if [field for field, _ in described] != ["dtype", "shape", "data_offsets"]:
+                    raise PtInspectError(f"{name} is {dict(described)}")
+                (_, type_name), (_, sizes), _ = described
+                written = TensorEntry(name, type_name, tuple(sizes), 0, 0)
+                if name != key or written.torch_form() != (dtype, shape):
+                    raise PtInspectError(f"{name} is {type_name} {written.shape}, not {key}")
+                form = f'{{"dtype":"{type_name}","shape":[{",".join(map(str, sizes))}]'
+                forms[id(dtype), shape] = form, planned.nbytes
             fields, nbytes = forms[id(dtype), shape]
-        end = begin + nbytes
+        offset += nbytes
+        end = str(offset)
         entry = f'{comma}{quote(key)}:{fields},"data_offsets":[{begin},{end}]}}'
-        stop = position + len(entry)
-        if text[position:stop] != entry:
-            raise PtInspectError(f"it has {text[position:stop]}, not {entry}")
-        position, begin, comma = stop, end, ","
+        if not text.startswith(entry, position):
+            found = text[position : position + len(entry)]
+            raise PtInspectError(f"it has {found}, not {entry}")
+        position, begin, comma = position + len(entry), end, ","
     if position != len(text) - 1:
         raise PtInspectError(f"after all tensors its header has {text[position:][:200]}")
-
-
-def _parse_form(
-    parse: Callable[[str, int], tuple[Any, int]], text: str, position: int, planned: PlannedTensor
-) -> str:
-    """Return the first two fields of the entry at a position of a header. PtInspectError unless it
-    describes the planned tensor."""
-    name, stop = parse(text, position)
-    fields, _ = parse(text, stop + 1)
-    if [field for field, _ in fields] != ["dtype", "shape", "data_offsets"]:
-        raise PtInspectError(f"{name} is {dict(fields)}")
-    (_, type_name), (_, sizes), _ = fields
-    entry = TensorEntry(name, type_name, tuple(sizes), 0, 0)
-    if name != planned.key or entry.torch_form() != (planned.dtype, planned.tensor.shape):
-        raise PtInspectError(f"{name} is {type_name} {entry.shape}, not {planned.key}")
-    return f'{{"dtype":"{type_name}","shape":[{",".join(map(str, sizes))}]'
 
 
 def _check_output(
@@ -226,8 +221,12 @@ def _check_output(
         if tensor is not None:
             planned = missing.pop(key)
             _check_tensor(planned, tensor, compare_bytes)
-            if isinstance(archive, TorchZip):
-                _check_placement(planned, tensor, device)
+            is_dense = tensor.storage is not None and tensor.stride is not None
+            if is_dense and isinstance(archive, TorchZip):  # a header has neither of these
+                if tensor.device != (device or planned.tensor.device):
+                    raise PtInspectError(f"{key} has the device {tensor.device}")
+                if tensor.requires_grad != planned.tensor.requires_grad:
+                    raise PtInspectError(f"{key} has requires_grad={tensor.requires_grad}")
     if compare_bytes and isinstance(archive, TorchZip):
         for index, name in enumerate(archive.directory.names):
             if archive.directory.check_crc(index) is False:
@@ -274,17 +273,6 @@ def _check_tensor(planned: PlannedTensor, written: Tensor, compare_bytes: bool) 
             raise PtInspectError(f"the bytes of {key} differ")
 
 
-def _check_placement(planned: PlannedTensor, written: Tensor, device: str | None) -> None:
-    """Compare what only a pickle records of a dense tensor: its device and requires_grad."""
-    if written.storage is None or written.stride is None:
-        return
-    tensor = planned.tensor
-    if written.device != (device or tensor.device):
-        raise PtInspectError(f"{planned.key} has the device {written.device}")
-    if written.requires_grad != tensor.requires_grad:
-        raise PtInspectError(f"{planned.key} has requires_grad={written.requires_grad}")
-
-
 class _Comparison:
     """Output of a sink that compares the bytes with a file instead of writing them."""
 
@@ -307,11 +295,6 @@ class _Comparison:
 
     def count_written(self, count: int) -> None:
         raise NotImplementedError
-
-    def check_end(self) -> None:
-        rest = self.file.size - self.offset
-        if rest:
-            raise PtInspectError(f"{count_text(rest, 'byte')} too many at its end")
 
 
 def _difference(path: str, difference: str) -> PtInspectError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from math import prod
@@ -127,15 +126,14 @@ class InlineStorage(Storage):
 
 
 def storage_places(storages: list[Storage | None]) -> list[tuple[str | None, int | None]]:
-    """Return `Storage.place` of each, (None, None) for None. One lookup if all are in one zip."""
-    first = storages[0] if storages else None
-    locate = getattr(first.archive.storages, "locate", None) if first is not None else None
-    if first is not None and locate is not None:
-        archive = first.archive
-        if all(type(s) is Storage and s.archive is archive and not s.begin for s in storages):
-            with suppress(KeyError):
-                places: list[tuple[str | None, int | None]] = locate([s.key for s in storages if s])
-                return places
+    """Return `Storage.place` of each, (None, None) for None. One lookup if all are in one file."""
+    archive = storages[0].archive if storages and storages[0] is not None else None
+    if archive and all(
+        type(s) is Storage and s.archive is archive and not s.begin for s in storages
+    ):
+        locations = archive.locate([storage.key for storage in storages if storage])
+        if None not in locations:
+            return [(location[3], location[0]) for location in locations if location]
     return [(None, None) if storage is None else storage.place for storage in storages]
 
 

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from ptinspect.source.base import Source
 
     OpenArchive = Callable[[Source, Limits], "Archive"]
-    Location = tuple[int | None, int, int | None]
-    """Offset of a storage in the user's file (None inside compressed data), its length, and the
-    CRC-32 that the file recorded."""
+    Location = tuple[int | None, int, int | None, str | None]
+    """Offset of a storage in the user's file (None inside compressed data), its length, the CRC-32
+    that the file recorded, and its record."""
 
 CHUNK = 1 << 20
 """Bytes per read of long records."""
@@ -189,14 +189,10 @@ class Archive:
         span = self.storages.get(key)
         return -1 if span is None else span.length
 
-    def locate(self, key: object) -> Location | None:
-        """Return the `Location` of a storage, or None if the file does not have it."""
-        return self.locate_all((key,))[0]
-
-    def locate_all(self, keys: Sequence[object]) -> list[Location | None]:
-        """Return `locate` of each storage, faster than one by one."""
-        spans = [*map(self.storages.get, keys)]
-        return [None if span is None else (span.offset, span.length, None) for span in spans]
+    def locate(self, keys: Sequence[object]) -> list[Location | None]:
+        """Return the `Location` of each storage, or None if the file does not have it."""
+        spans = map(self.storages.get, keys)
+        return [None if s is None else (s.offset, s.length, None, s.record) for s in spans]
 
     def read(self, span: Span, start: int = 0, stop: int | None = None) -> bytes:
         """Return bytes `start` to `stop` of a storage in one piece. DamagedError if it ends before

@@ -98,9 +98,9 @@ def locate_pieces(pieces: Iterable[Piece]) -> None:
     ranges = [piece for piece in pieces if type(piece) is SourceRange]
     for archive, group in groupby(ranges, attrgetter("storage.archive")):
         members, descriptor = [*group], archive.source.descriptor
-        locations = archive.locate_all([piece.storage.key for piece in members])
+        locations = archive.locate([piece.storage.key for piece in members])
         for piece, location in zip(members, locations, strict=True):
-            offset, length, crc = location or (None, 0, None)
+            offset, length, crc, _ = location or (None, 0, None, None)
             storage = piece.storage
             if length < storage.begin + storage.nbytes:
                 storage.check()

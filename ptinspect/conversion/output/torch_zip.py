@@ -157,12 +157,22 @@ class StorageLayout:
                 if tensor.dtype is tensor.stored
                 and not (self.options.contiguous and not tensor.is_contiguous)
             ]
-            if not _can_share(sharing, self.options):
-                sharing = []
+            # A conversion of the elements has to be the same for all tensors that share a storage.
+            is_cast = any(self.options.output_dtype(each) is not each.dtype for each in sharing)
+            if is_cast or any(t.storage and t.storage.archive.byteorder == "big" for t in sharing):
+                dtype = sharing[0].stored or DTYPES["uint8"]
+                if any(t.stored is not dtype or byte_span(t)[0] % dtype.itemsize for t in sharing):
+                    sharing = []
             shared_ids = set(map(id, sharing))
             for tensor in tensors:
-                if id(tensor) not in shared_ids:
-                    self._place_alone(tensor)
+                if id(tensor) not in shared_ids:  # it gets a storage that identical views share
+                    dtype = self.options.output_dtype(tensor)
+                    view = (*tensor.view_key(), dtype)
+                    if view not in self._by_view:
+                        assert tensor.storage is not None
+                        piece = TensorPiece(tensor, dtype)
+                        self._by_view[view] = self._output(tensor.storage, (piece,))
+                    self.placements[id(tensor)] = Placement(self._by_view[view], 0, dtype, True)
             if sharing or bare:
                 self._place_together(sharing, bare)
 
@@ -185,15 +195,6 @@ class StorageLayout:
         self.placements[id(tensor)] = _new_tuple(Placement, placement)
         return True
 
-    def _place_alone(self, tensor: Tensor) -> None:
-        """Give a tensor a storage of its own. Identical views share it."""
-        dtype = self.options.output_dtype(tensor)
-        view = (*tensor.view_key(), dtype)
-        if view not in self._by_view:
-            assert tensor.storage is not None
-            self._by_view[view] = self._output(tensor.storage, (TensorPiece(tensor, dtype),))
-        self.placements[id(tensor)] = Placement(self._by_view[view], 0, dtype, True)
-
     def _place_together(self, tensors: list[Tensor], bare: list[Storage]) -> None:
         """Give tensors, and references to their source storage itself, one storage."""
         storage = tensors[0].storage if tensors else bare[0]
@@ -205,8 +206,19 @@ class StorageLayout:
             source = target = (tensors[0].stored if tensors else None) or DTYPES["uint8"]
         spans = [byte_span(tensor) for tensor in tensors if tensor.numel]
         spans += [(0, reference.nbytes) for reference in bare]
-        itemsizes = [tensor.stored.itemsize for tensor in tensors if tensor.stored]
-        regions = _merge_spans(spans, max(itemsizes, default=1))
+        # The union of the spans. Where several dtypes view the storage, ends are moved outwards to
+        # multiples of the largest, so that every offset remains a whole number of elements.
+        unit = max((tensor.stored.itemsize for tensor in tensors if tensor.stored), default=1)
+        regions: list[tuple[int, int]] = []
+        for low, high in sorted(set(spans)):
+            low -= low % unit
+            if regions and low <= regions[-1][1]:
+                regions[-1] = (regions[-1][0], max(regions[-1][1], high))
+                continue
+            if regions:
+                start, end = regions[-1]
+                regions[-1] = (start, min(end + -end % unit, low))
+            regions.append((low, high))
         pieces: list[Piece] = []
         shifts: list[int] = []  # per region: from an offset in the source to one in the output
         total = 0
@@ -249,19 +261,6 @@ def check_bounds(tensor: Tensor) -> tuple[Storage, DType]:
     return storage, dtype
 
 
-def _can_share(tensors: list[Tensor], options: TensorOptions) -> bool:
-    """Return True if tensors can keep sharing a storage: a conversion of its elements must be
-    the same for all of them."""
-    if not tensors:
-        return False
-    is_cast = any(options.output_dtype(tensor) is not tensor.dtype for tensor in tensors)
-    if not is_cast and not any(t.storage and t.storage.archive.byteorder == "big" for t in tensors):
-        return True
-    dtype = tensors[0].stored
-    assert dtype is not None
-    return all(t.stored is dtype and byte_span(t)[0] % dtype.itemsize == 0 for t in tensors)
-
-
 def byte_span(tensor: Tensor) -> tuple[int, int]:
     """Return the bytes of the root storage between which a tensor lies."""
     assert tensor.storage is not None and tensor.stored is not None
@@ -270,23 +269,6 @@ def byte_span(tensor: Tensor) -> tuple[int, int]:
         return begin, begin + tensor.storage.nbytes
     low, high = tensor.extent
     return begin + low * itemsize, begin + high * itemsize
-
-
-def _merge_spans(spans: list[tuple[int, int]], unit: int) -> list[tuple[int, int]]:
-    """Return the union of the spans as ranges in order. Ends are moved outwards to multiples of
-    `unit` where needed (a storage viewed as several dtypes), so that every offset remains a whole
-    number of elements."""
-    regions: list[tuple[int, int]] = []
-    for low, high in sorted(set(spans)):
-        low -= low % unit
-        if regions and low <= regions[-1][1]:
-            regions[-1] = (regions[-1][0], max(regions[-1][1], high))
-            continue
-        if regions:
-            start, end = regions[-1]
-            regions[-1] = (start, min(end + -end % unit, low))
-        regions.append((low, high))
-    return regions
 
 
 def _root_storage(storage: Storage, high: int) -> Storage:
@@ -391,16 +373,14 @@ def serialization_id(records: Sequence[Record]) -> bytes:
 
 
 def _zip64_field(size: int, compressed_size: int, offset: int) -> bytes:
-    """Return the extra field for numbers that do not fit into 32 bits; empty if all do."""
-    if size < MAX_UINT32 and offset < MAX_UINT32:
-        return b""
+    """Return the extra field for numbers that do not fit into 32 bits."""
     numbers = pack("<QQ", size, compressed_size) if size >= MAX_UINT32 else b""
     numbers += pack("<Q", offset) if offset >= MAX_UINT32 else b""
     return pack("<HH", 1, len(numbers)) + numbers
 
 
 def _local_header(name: bytes, size: int, offset: int) -> bytes:
-    zip64 = _zip64_field(size, 0, offset)
+    zip64 = _zip64_field(size, 0, offset) if max(size, offset) >= MAX_UINT32 else b""
     data_offset = offset + 30 + len(name) + len(zip64) + 4
     extra = zip64 + _PADDINGS[-data_offset % ALIGNMENT]
     flags = _UTF8_FLAG | (_DESCRIPTOR_FLAG if size else 0)
@@ -409,7 +389,7 @@ def _local_header(name: bytes, size: int, offset: int) -> bytes:
 
 def _directory_line(record: Record) -> bytes:
     name, size, crc, offset = record
-    zip64 = _zip64_field(size, size, offset)
+    zip64 = _zip64_field(size, size, offset) if max(size, offset) >= MAX_UINT32 else b""
     flags = _UTF8_FLAG | (_DESCRIPTOR_FLAG if size else 0)
     size, offset = min(size, MAX_UINT32), min(offset, MAX_UINT32)
     fixed = (b"PK\x01\x02", 0, 0, flags, 0, 0, crc, size, size, len(name), len(zip64), offset)

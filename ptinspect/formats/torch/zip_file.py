@@ -22,7 +22,7 @@ torch/package/package_exporter.py (save_pickle, _persistent_id) and package_impo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import repeat
 from operator import ge
 from typing import TYPE_CHECKING
@@ -112,18 +112,6 @@ class ZipStorages(Mapping[object, Span]):
             return index
         return self.directory.index.get(f"{self.prefix}{key}{self.suffix}")
 
-    def locate(self, keys: Iterable[str]) -> list[tuple[str | None, int | None]]:
-        """Return record and offset in the user's file of many storages; KeyError if one does not
-        exist."""
-        directory, prefix, suffix = self.directory, self.prefix, self.suffix
-        index, names, base = directory.index, directory.names, directory.source.base
-        indices = [index[f"{prefix}{key}{suffix}"] for key in keys]
-        starts = [None] * len(indices) if base is None else map(directory.stored_start, indices)
-        return [
-            (names[i], None if start is None or base is None else base + start)
-            for i, start in zip(indices, starts, strict=True)
-        ]
-
     def __iter__(self) -> Iterator[object]:
         skip = len(self.prefix)
         return (name[skip:] for name in self.directory.index if name.startswith(self.prefix))
@@ -190,17 +178,23 @@ class TorchZip(ZipArchive):
             return -1
         return self.directory.sizes[index]
 
-    def locate_all(self, keys: Sequence[object]) -> list[Location | None]:
-        """See `Archive.locate_all`."""
+    def locate(self, keys: Sequence[object]) -> list[Location | None]:
+        """See `Archive.locate`."""
         storages, directory, base = self.storages, self.directory, self.directory.source.base
         indices = [*map(storages.indices.get, keys)]
         if None in indices:
             indices = [*map(storages.find, keys)]
         present = [index for index in indices if index is not None]
         starts = repeat(None) if base is None else directory.stored_starts(present)
-        sizes, crcs = directory.sizes, directory.crcs if directory.has_crcs else None
+        names, sizes, crcs = directory.names, directory.sizes, directory.crcs
+        has_crcs, base = directory.has_crcs, base or 0
         locations: list[Location | None] = [
-            (start if start is None else start + (base or 0), sizes[i], crcs[i] if crcs else None)
+            (
+                start if start is None else base + start,
+                sizes[i],
+                crcs[i] if has_crcs else None,
+                names[i],
+            )
             for i, start in zip(present, starts, strict=False)
         ]
         if len(present) == len(indices):
