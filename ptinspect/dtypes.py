@@ -256,7 +256,7 @@ def numpy_name(code: str) -> str:
     if kind == "b":
         return "bool"
     names = {"f": "float", "i": "int", "u": "uint", "c": "complex"}
-    if kind in names and digits.isdigit():
+    if kind in names and re.fullmatch("[0-9]{1,9}", digits):
         return f"{names[kind]}{int(digits) * 8}"
     return {"O": "object", "U": "str_", "S": "bytes_", "V": "void"}.get(kind, code.lstrip("|="))
 

@@ -375,7 +375,8 @@ class _Reader:
                 " folder of the model",
                 where=where,
             )
-        if not path or not all(n.isdigit() and len(n) < 20 for n in (offset, length)):
+        numbers = [n for n in (offset, length) if n.isascii() and n.isdigit() and len(n) < 20]
+        if not path or len(numbers) < 2:
             message = f"the tensor {bounded_repr(name)} does not say where its elements are"
             raise DamagedError(message, where=where)
         _check_size(name, "external data", nbytes, int(length), where)

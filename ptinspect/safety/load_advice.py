@@ -137,7 +137,8 @@ def _torch_refusals(format: str, facts: Mapping[str, object]) -> list[str]:
     if facts.get("tensors_folder"):
         reasons.append("the zip of torch 1.4, which torch.load no longer reads")
     version = str(facts.get("version", ""))
-    if format == "torch-zip" and version.isdigit() and int(version) > NEWEST_ZIP_VERSION:
+    is_number = version.isascii() and version.isdigit() and len(version) < 20
+    if format == "torch-zip" and is_number and int(version) > NEWEST_ZIP_VERSION:
         reasons.append(f"version {version} of the zip: torch 2.13 reads up to {NEWEST_ZIP_VERSION}")
     refused = facts.get("refused")
     if format == "torch-zip" and isinstance(refused, list):

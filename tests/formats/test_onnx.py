@@ -135,6 +135,9 @@ def bad_models() -> Iterator[tuple[str, bytes, str]]:
     pairs = ((13, message((1, "location"), (2, "w"))), (13, message((1, "offset"), (2, "-1"))))
     external = message((1, 2), (2, 1), (8, "w"), (14, 1), *pairs)
     yield "negative offset", model((5, external)), "does not say where"
+    pairs = ((13, message((1, "location"), (2, "w"))), (13, message((1, "offset"), (2, "\u00b2"))))
+    external = message((1, 2), (2, 1), (8, "w"), (14, 1), *pairs)
+    yield "offset that int() refuses", model((5, external)), "does not say where"
 
 
 BAD = list(bad_models())

@@ -130,6 +130,20 @@ def test_a_zip_packed_again_is_converted_before_torch_loads_it(tmp_path: Path) -
     assert [answer.split()[0] for answer in answers] == ["no", "no", "yes", "yes"]
 
 
+def test_a_version_with_digits_that_int_refuses_is_none(tmp_path: Path) -> None:
+    with (
+        zipfile.ZipFile(FIXTURES / "seed/model_state_dict.pt") as source,
+        zipfile.ZipFile(tmp_path / "model.pt", "w") as target,
+    ):
+        for info in source.infolist():
+            is_version = info.filename.endswith("/version")
+            target.writestr(info, "\u00b2".encode() if is_version else source.read(info))
+    with ptinspect.open(tmp_path / "model.pt") as document:
+        assert document.archive.facts["version"] == "\u00b2"
+        assert load_advice(document).blockers == []
+    assert scan(tmp_path / "model.pt").verdict == "clean"
+
+
 def test_bytes_before_a_zip_are_counted_and_cut(tmp_path: Path) -> None:
     whole = (FIXTURES / "seed/model_state_dict.pt").read_bytes()
     file = tmp_path / "http.pth"
