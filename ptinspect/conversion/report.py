@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ptinspect.conversion.output.pieces import ConvertedRange, SourceRange, TensorPiece
-from ptinspect.document.warnings import checksum_message, checksum_messages, record_name
+from ptinspect.document.warnings import checksum_message, checksum_warnings, record_name
 from ptinspect.errors import LossError, spell_options
 from ptinspect.formats.torch.zip_file import ZipSpan
 from ptinspect.pickling.pyobjects import as_mapping, dotted
@@ -358,13 +358,14 @@ def piece_crc_warnings(plan: Plan, checked: Iterable[SourceRange]) -> list[str]:
         for piece in checked
         if piece.start == 0 and piece.stop == piece.storage.nbytes
     }
-    return checksum_messages(
+    unchecked = (
         planned
         for planned, storage in zip(plan.tensors, storages, strict=True)
         if storage
         and isinstance(storage.archive.storages.get(storage.key), PiecedSpan)
         and storage.root not in whole
     )
+    return [warning.message for warning in checksum_warnings(unchecked)]
 
 
 def _partly_cast(file: OutputFile) -> Iterator[Storage]:

@@ -186,7 +186,7 @@ class Document:
 
     def weight_of(self, value: Value) -> Tensor | None:
         """Return the tensor that a value stands for, of an array too if `has_numpy_weights`."""
-        tensor, weights = self._reader.read(value), self._numpy_weights
+        tensor, weights = self.tensor_of(value), self._numpy_weights
         if tensor is not None or weights is None or not isinstance(value, Call):
             return tensor
         if value not in weights:
@@ -315,7 +315,14 @@ class Survey:
             self.duplicates: dict[TensorInfo, TensorInfo] = {}
             storage_nbytes = sum([storage.nbytes for storage in storages if storage])
         else:
-            self.duplicates = _find_duplicates(tensors)
+            self.duplicates = {}
+            uses = Counter(storage.root for storage in storages if storage)
+            first_of: dict[object, TensorInfo] = {}
+            for info, storage in zip(tensors, storages, strict=True):
+                if info.tensor.numel and (storage is None or uses[storage.root] > 1):
+                    first = first_of.setdefault(info.tensor.view_key(), info)
+                    if first is not info:
+                        self.duplicates[info] = first
             sizes: dict[object, int] = {}
             for info in tensors:
                 for tensor in (info.tensor, *info.tensor.parts.values()):
@@ -341,16 +348,3 @@ class Survey:
         has_roles = any(info.role in ("parameter", "buffer") for info in tensors)
         parameters = numels["parameter" if has_roles else "tensor"]
         self.totals = Totals(len(tensors), parameters, nbytes, storage_nbytes)
-
-
-def _find_duplicates(tensors: list[TensorInfo]) -> dict[TensorInfo, TensorInfo]:
-    counts = Counter(storage.root for info in tensors if (storage := info.tensor.storage))
-    first_of: dict[object, TensorInfo] = {}
-    duplicates: dict[TensorInfo, TensorInfo] = {}
-    for info in tensors:
-        storage = info.tensor.storage
-        if info.tensor.numel and (storage is None or counts[storage.root] > 1):
-            first = first_of.setdefault(info.tensor.view_key(), info)
-            if first is not info:
-                duplicates[info] = first
-    return duplicates

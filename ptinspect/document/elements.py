@@ -62,13 +62,29 @@ def contiguous(tensor: Tensor) -> bytes:
     data = storage.read(low * size, high * size)
     if storage.archive.byteorder == "big":
         data = swap_bytes(data, dtype.swap)
-    if not tensor.is_contiguous:
-        data = _gather_strided(data, tensor, size, low)
-    if tensor.dtype is not None and tensor.dtype is not dtype:
-        import numpy as np
+    is_cast = tensor.dtype is not None and tensor.dtype is not dtype
+    if tensor.is_contiguous and not (is_cast or tensor.conj or tensor.neg):
+        return data
+    import numpy as np
 
+    if not tensor.is_contiguous:
+        assert tensor.storage_offset is not None and tensor.stride is not None
+        # The stride of a dimension of length 1 may be any number.
+        pairs = zip(tensor.stride, tensor.shape, strict=True)
+        strides = [step * size if length > 1 else 0 for step, length in pairs]
+        begin, element_type = (tensor.storage_offset - low) * size, np.dtype((np.void, size))
+        data = np.ndarray(tensor.shape, element_type, data, begin, strides).tobytes()
+    if tensor.dtype is not None and is_cast:
         return np.frombuffer(data, numpy_type(dtype)).astype(numpy_type(tensor.dtype)).tobytes()
-    return _logical_values(data, tensor, dtype) if tensor.conj or tensor.neg else data
+    if not tensor.conj and not tensor.neg:
+        return data
+    if dtype.name == "complex32":
+        values = np.frombuffer(data, "<f2").copy()
+        values[1::2] *= -1 if tensor.conj else 1
+    else:
+        values = np.frombuffer(data, np.dtype(dtype.numpy).newbyteorder("<")).copy()
+        values = np.conj(values) if tensor.conj else values
+    return (-values if tensor.neg else values).tobytes()
 
 
 def iter_contiguous(tensor: Tensor, max_repeated: int | None = MAX_REPEATED) -> Iterator[bytes]:
@@ -105,7 +121,11 @@ def iter_contiguous(tensor: Tensor, max_repeated: int | None = MAX_REPEATED) -> 
     if last - first <= SCATTERED * band.numel:
         yield from map(contiguous, _bands(tensor, CHUNK))
         return
-    read = _byte_reader(tensor)
+    storage, _ = dense_storage(tensor)
+    read, offset, source = storage.read, storage.file_offset, storage.archive.source
+    if offset is not None and not isinstance(storage, InlineStorage):
+        # Called for thousands of small boxes: go to the source directly.
+        read = lambda start, stop: source.read(offset + start, stop - start)  # noqa: E731
     for band in _bands(tensor, BAND):
         gathered = _gather_boxes(band, read)
         for begin in range(0, len(gathered), CHUNK):
@@ -211,32 +231,6 @@ def numpy_type(dtype: DType) -> np.dtype[np.generic]:
     return number
 
 
-def _gather_strided(data: bytes, tensor: Tensor, size: int, low: int) -> bytes:
-    """Lay out the elements of a view; `data` starts at element `low` of the storage."""
-    import numpy as np
-
-    assert tensor.storage_offset is not None and tensor.stride is not None
-    # The stride of a dimension of length 1 may be any number.
-    pairs = zip(tensor.stride, tensor.shape, strict=True)
-    strides = [step * size if length > 1 else 0 for step, length in pairs]
-    begin = (tensor.storage_offset - low) * size
-    return np.ndarray(tensor.shape, np.dtype((np.void, size)), data, begin, strides).tobytes()
-
-
-def _logical_values(data: bytes, tensor: Tensor, dtype: DType) -> bytes:
-    import numpy as np
-
-    if dtype.name == "complex32":
-        values = np.frombuffer(data, "<f2").copy()
-        if tensor.conj:
-            values[1::2] *= -1
-    else:
-        values = np.frombuffer(data, np.dtype(dtype.numpy).newbyteorder("<")).copy()
-        if tensor.conj:
-            values = np.conj(values)
-    return (-values if tensor.neg else values).tobytes()
-
-
 def _box(tensor: Tensor, first: tuple[int, ...], shape: tuple[int, ...]) -> Tensor:
     """Return the part of a tensor that has this shape and begins at the indices `first`."""
     assert tensor.stride is not None and tensor.storage_offset is not None
@@ -257,16 +251,6 @@ def _bands(tensor: Tensor, max_bytes: int) -> Iterator[Tensor]:
         for begin in range(0, shape[axis], step):
             size = (*(1 for _ in outer), min(step, shape[axis] - begin), *rest)
             yield _box(tensor, (*outer, begin, *(0 for _ in rest)), size)
-
-
-def _byte_reader(tensor: Tensor) -> Callable[[int, int], bytes]:
-    """Return a function that reads bytes `start` to `stop` of the storage. It is called for
-    thousands of small boxes, so it goes to the source directly if it can."""
-    storage, _ = dense_storage(tensor)
-    offset, source = storage.file_offset, storage.archive.source
-    if offset is None or isinstance(storage, InlineStorage):
-        return storage.read
-    return lambda start, stop: source.read(offset + start, stop - start)
 
 
 def _gather_boxes(band: Tensor, read: Callable[[int, int], bytes]) -> memoryview:

@@ -80,8 +80,18 @@ class Entry(NamedTuple):
     def text(self) -> str:
         """`5999`, `'CustomModel'`, `list of 400: 1, 2, …`, or the class of an object."""
         value, name = self.value, cut(self.type)
+        if isinstance(value, dict) and "shape" in value:  # of an array, without its numbers
+            return f"{name} {safe(str(value.get('dtype')))} {safe(str(value['shape']))}"
         if isinstance(value, dict):
-            return _summary_text(name, value)
+            head, length = value.get("head"), value.get("length")
+            if not isinstance(length, int):
+                return name
+            text = f"{name} of {length:,}"
+            if isinstance(head, str) and head:  # bytes, as hexadecimal digits
+                return f"{text}: {head}" + ("…" if 2 * length > len(head) else "")
+            listed = head[:MAX_ITEMS] if isinstance(head, list) else []
+            more = ", …" if length > len(listed) else ""
+            return text + (f": {', '.join(map(scalar_text, listed))}{more}" if listed else "")
         if isinstance(value, list):
             items = ", ".join(map(scalar_text, value[: 2 * MAX_ITEMS]))
             items += f", … ({len(value):,} in all)" if len(value) > 2 * MAX_ITEMS else ""
@@ -94,22 +104,6 @@ class Entry(NamedTuple):
 def is_simple(value: Value) -> bool:
     """Return True if `value` is a number, a string or None."""
     return isinstance(value, bool | int | float | str | None)
-
-
-def _summary_text(type_name: str, value: dict[Value, Value]) -> str:
-    """Return the line for {"length", "head"} of a list or of bytes, or {"dtype", "shape"}."""
-    if "shape" in value:
-        return f"{type_name} {safe(str(value.get('dtype')))} {safe(str(value['shape']))}"
-    head, length = value.get("head"), value.get("length")
-    if not isinstance(length, int):
-        return type_name
-    text = f"{type_name} of {length:,}"
-    if isinstance(head, str) and head:  # bytes, as hexadecimal digits
-        return f"{text}: {head}" + ("…" if 2 * length > len(head) else "")
-    items = head[:MAX_ITEMS] if isinstance(head, list) else []
-    if items:
-        text += ": " + ", ".join(map(scalar_text, items)) + (", …" if length > len(items) else "")
-    return text
 
 
 def scalar_text(value: Value) -> str:
@@ -144,7 +138,12 @@ def describe(value: Value) -> Description | None:
     if isinstance(value, Call):
         return _describe_call(value)
     if isinstance(value, PersistentId):
-        return _describe_persistent_id(value)
+        parts = value.value
+        if isinstance(parts, tuple) and len(parts) >= 5 and parts[0] == "storage":
+            kind = parts[1].path if isinstance(parts[1], Global) else "storage"
+            return kind, {"length": parts[4], "head": []}
+        path = global_path(value)
+        return ("global", path) if path else ("persistent id", brief_repr(parts))
     if isinstance(value, Extension):
         return "extension", value.code
     return "buffer", value.index if isinstance(value, OutOfBand) else None
@@ -186,15 +185,6 @@ def _describe_global(value: Global) -> Description:
         if kind is not None:
             return kind, f"torch.{name}"
     return "global", value.path
-
-
-def _describe_persistent_id(value: PersistentId) -> Description:
-    parts = value.value
-    if isinstance(parts, tuple) and len(parts) >= 5 and parts[0] == "storage":
-        kind = parts[1].path if isinstance(parts[1], Global) else "storage"
-        return kind, {"length": parts[4], "head": []}
-    path = global_path(value)
-    return ("global", path) if path else ("persistent id", brief_repr(parts))
 
 
 def _describe_call(call: Call) -> Description | None:

@@ -8,7 +8,7 @@ what the file records. Sources: `torch/_utils.py` and, if named, others.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from struct import Struct
 from typing import TYPE_CHECKING, Protocol
@@ -257,26 +257,21 @@ def _nested(reader: Resolver, call: Call) -> Tensor | None:
     if sizes is None or len(sizes.shape) > 2:
         return None
     names = ("values", "nested_sizes", "nested_strides", "storage_offsets")
-    tensor = _of_parts(reader, call, "strided", names, call.args, _nested_shape(sizes))
+    (count, dims), storage = (*sizes.shape, 0, 0)[:2], sizes.storage
+    common: Iterable[int] = (-1,) * dims  # per dimension the size that all components share
+    if storage is not None and 0 < sizes.nbytes <= _LARGEST_SIZES and sizes.is_contiguous:
+        begin = (sizes.storage_offset or 0) * 8
+        order = ">" if storage.archive.byteorder == "big" else "<"
+        rows = Struct(f"{order}{dims}q").iter_unpack(storage.read(begin, begin + sizes.nbytes))
+        columns = zip(*rows, strict=True)
+        common = (column[0] if len(set(column)) == 1 else -1 for column in columns)
+    tensor = _of_parts(reader, call, "strided", names, call.args, (count, *common))
     if tensor is not None:
         tensor.subclass = "nested"
     return tensor
 
 
 _LARGEST_SIZES = 1 << 20  # bytes of the matrix of sizes that are read to find the common ones
-
-
-def _nested_shape(sizes: Tensor) -> tuple[int, ...]:
-    """(components, then per dimension the size that all components share, else -1)."""
-    count, dims = (*sizes.shape, 0, 0)[:2]
-    storage = sizes.storage
-    if storage is None or not 0 < sizes.nbytes <= _LARGEST_SIZES or not sizes.is_contiguous:
-        return (count, *(-1,) * dims)
-    begin = (sizes.storage_offset or 0) * 8
-    order = ">" if storage.archive.byteorder == "big" else "<"
-    rows = Struct(f"{order}{dims}q").iter_unpack(storage.read(begin, begin + sizes.nbytes))
-    columns = zip(*rows, strict=True)
-    return (count, *(column[0] if len(set(column)) == 1 else -1 for column in columns))
 
 
 def _jagged(reader: Resolver, call: Call) -> Tensor | None:
@@ -353,16 +348,14 @@ def array_tensor(value: Value, archive: Archive) -> Tensor | None:
 def _from_numpy(reader: Resolver, call: Call) -> Tensor | None:
     """`_rebuild_device_tensor_from_numpy(array, dtype, device, requires_grad)`, and
     `_rebuild_xla_tensor`, its older name."""
-    array = as_array(call.args[0]) if len(call.args) == 4 else None
-    dtype = dtype_of(call.args[1]) if array else None
-    stored = dtype_by_name(array.name) if array else None
-    if array is None or dtype is None or stored is None:
+    tensor = array_tensor(call.args[0], reader.archive) if len(call.args) == 4 else None
+    dtype = dtype_of(call.args[1]) if tensor else None
+    if tensor is None or tensor.storage is None or dtype is None:
         return None
-    device = device_of(call.args[2])
-    return Tensor(  # a bfloat16 tensor is written as float32, which numpy has
-        dtype, array.shape, array.stride, 0, InlineStorage(reader.archive, array.data, device),
-        device, call.args[3] is True, call.offset, stored=stored,
-    )  # fmt: skip
+    # `stored` stays: a bfloat16 tensor is written as float32, which numpy has.
+    tensor.dtype, tensor.device, tensor.pickle_offset = dtype, device_of(call.args[2]), call.offset
+    tensor.storage.location, tensor.requires_grad = tensor.device, call.args[3] is True
+    return tensor
 
 
 def legacy_object(reader: Resolver, call: Call) -> Tensor | None:

@@ -137,8 +137,31 @@ class TensorReader:
             return self._read_tar_tensor(value) if isinstance(value, PersistentId) else None
         if value in self._tensors:
             return self._tensors[value]
-        is_plain = type(value) is TensorCall and value.changes is None
-        tensor = self._read_plain(value) if is_plain else self._read_wrapped(value)  # type: ignore[arg-type]
+        if type(value) is TensorCall and value.changes is None:
+            tensor = self._tensors[value] = self._read_plain(value)
+            return tensor
+        # Read the innermost call, then apply the parameters and subclasses around it.
+        wrappers: list[Call] = []
+        core: Value = value
+        while isinstance(core, Call) and len(wrappers) <= _MAX_WRAPPERS:
+            content = _unwrap(core)
+            if content is None:
+                break
+            wrappers.append(core)
+            core = content
+        tensor = None
+        if isinstance(core, PersistentId):
+            tensor = self._read_tar_tensor(core, is_shared=False)
+        elif type(core) is TensorCall and core.changes is None:
+            tensor = self._read_plain(core)
+        elif isinstance(core, Call):
+            tensor = READERS.get(function_path(core) or "", legacy_object)(self, core)
+        if tensor is not None:
+            check_not_negative(tensor, self.archive.record)
+            for wrapper in reversed(wrappers):
+                self._apply_wrapper(tensor, wrapper)
+            if isinstance(core, Call):
+                self._apply_changes(tensor, core)
         self._tensors[value] = tensor
         return tensor
 
@@ -180,32 +203,6 @@ class TensorReader:
         tensor = strided_tensor(call, dtype, storage)
         if is_negative:
             check_not_negative(tensor, self.archive.record)
-        return tensor
-
-    def _read_wrapped(self, call: Call) -> Tensor | None:
-        """Read the innermost call, then apply the parameters and subclasses around it."""
-        wrappers: list[Call] = []
-        core: Value = call
-        while isinstance(core, Call) and len(wrappers) <= _MAX_WRAPPERS:
-            content = _unwrap(core)
-            if content is None:
-                break
-            wrappers.append(core)
-            core = content
-        tensor: Tensor | None = None
-        if isinstance(core, PersistentId):
-            tensor = self._read_tar_tensor(core, is_shared=False)
-        elif type(core) is TensorCall and core.changes is None:
-            tensor = self._read_plain(core)
-        elif isinstance(core, Call):
-            tensor = READERS.get(function_path(core) or "", legacy_object)(self, core)
-        if tensor is None:
-            return None
-        check_not_negative(tensor, self.archive.record)
-        for wrapper in reversed(wrappers):
-            self._apply_wrapper(tensor, wrapper)
-        if isinstance(core, Call):
-            self._apply_changes(tensor, core)
         return tensor
 
     def _read_tar_tensor(self, value: PersistentId, is_shared: bool = True) -> Tensor | None:

@@ -7,7 +7,7 @@ needs it.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import isfinite
 from typing import TYPE_CHECKING, Any
@@ -140,8 +140,14 @@ def read_elements(tensor: Tensor, indices: Iterable[int]) -> dict[int, Number]:
     elements: dict[int, Number] = {}
     for run in _runs(ordered, max(max_gap // size, 1)):
         chunks = storage.chunks(run[0] * size, (run[-1] + 1) * size)
-        raw = _pick(chunks, [(index - run[0]) * size for index in run], size)
-        elements.update(zip(run, decode(raw), strict=True))
+        picked, begin, position = [], run[0], 0
+        for chunk in whole_elements(chunks, size):
+            while position < len(run) and (run[position] - begin) * size < len(chunk):
+                start = (run[position] - begin) * size
+                picked.append(chunk[start : start + size])
+                position += 1
+            begin += len(chunk) // size
+        elements.update(zip(run, decode(b"".join(picked)), strict=True))
     if tensor.conj:
         elements = {i: n.conjugate() if isinstance(n, complex) else n for i, n in elements.items()}
     return {i: -number for i, number in elements.items()} if tensor.neg else elements
@@ -206,16 +212,3 @@ def _runs(indices: list[int], max_gap: int) -> Iterator[list[int]]:
         run.append(index)
     if run:
         yield run
-
-
-def _pick(chunks: Iterator[bytes], offsets: Sequence[int], size: int) -> bytes:
-    """Return the elements at these offsets of a stream, in ascending order."""
-    picked = []
-    begin = position = 0
-    for chunk in whole_elements(chunks, size):
-        while position < len(offsets) and offsets[position] < begin + len(chunk):
-            start = offsets[position] - begin
-            picked.append(chunk[start : start + size])
-            position += 1
-        begin += len(chunk)
-    return b"".join(picked)

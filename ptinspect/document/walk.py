@@ -174,8 +174,18 @@ class _Walk:
             if context.entries:
                 self.add_entry(path, describe(value))
             return None
-        if not self.enter(path, value, context):
-            return None
+        first = self.first_paths.setdefault(id(value), path)
+        if first is not path:
+            if id(value) in self.open_ids:
+                if context.entries:
+                    self.add_entry(path, ("cycle", "/".join(map(str, first)) or "the root"))
+                return None
+            self.repeated_steps += max(len(path), 1)  # each line for it begins with its path
+            if self.repeated_steps > self.limits.view_items + len(self.first_paths):
+                if not any(w.kind == "shared-object" for w in self.contents.warnings):
+                    message = f"shared objects are shown once: this one is also {dotted(first)}"
+                    self.warn("shared-object", path, message)
+                return None
         module = module_of(value)
         if module is not None:
             return None if _is_repeated(value, context) else self.module(path, module, context)
@@ -199,25 +209,20 @@ class _Walk:
             if kind != ORDERED_DICT or as_mapping(value) is None:
                 self.add_entry(path, (kind.removeprefix("builtins."), None))
         context = context._replace(root=None)
-        items = as_mapping(value)
-        if items and context.model is None and self.add_state_dict(path, items, context):
-            return (((*path, step), item, context) for step, item in iter_non_items(value))
-        return (((*path, step), item, context) for step, item in iter_children(value))
-
-    def add_state_dict(self, path: Path, items: dict[Value, Value], context: _Context) -> bool:
-        """Record a mapping of plain tensors at once; return False for any other mapping. Most
-        state_dicts are such mappings, and this is several times faster than single visits."""
-        infos = []
-        persistent, plain_role = context.persistent, context.role
-        for key, tensor in zip(items, self.read_all(items.values()), strict=True):
+        items = as_mapping(value) if context.model is None else None
+        infos, plain_role, persistent = [], context.role, context.persistent
+        for key, tensor in zip(items or (), self.read_all((items or {}).values()), strict=True):
             if tensor is None or tensor.state:
-                return False
+                break
             step = key if type(key) is str else path_step(key)
             role = _role(tensor, context) if tensor.parameter else plain_role
             infos.append(TensorInfo((*path, step), role, persistent, tensor))
+        if not items or len(infos) < len(items):
+            return (((*path, step), item, context) for step, item in iter_children(value))
+        # Plain tensors, as in most state_dicts: several times faster than single visits.
         self.contents.tensors += infos
         self.visited += len(infos)
-        return True
+        return (((*path, step), item, context) for step, item in iter_non_items(value))
 
     def add_entry(self, path: Path, description: tuple[str, Value] | None) -> None:
         if description is not None:
@@ -225,23 +230,6 @@ class _Walk:
 
     def warn(self, kind: str, path: Path, message: str) -> None:
         self.contents.warnings.append(DocumentWarning(kind, path, message))
-
-    def enter(self, path: Path, value: Value, context: _Context) -> bool:
-        """Return True if the children of an object are to be visited under this path too."""
-        first = self.first_paths.setdefault(id(value), path)
-        if first is path:
-            return True
-        if id(value) in self.open_ids:
-            if context.entries:
-                self.add_entry(path, ("cycle", "/".join(map(str, first)) or "the root"))
-            return False
-        self.repeated_steps += max(len(path), 1)  # each line printed for it begins with its path
-        if self.repeated_steps <= self.limits.view_items + len(self.first_paths):
-            return True
-        if not any(warning.kind == "shared-object" for warning in self.contents.warnings):
-            message = f"shared objects are shown once: this one is also {dotted(first)}"
-            self.warn("shared-object", path, message)
-        return False
 
     def tensor(self, path: Path, tensor: Tensor, context: _Context) -> Iterator[_Step] | None:
         """Record a tensor; return the steps to tensors among the attributes set on it."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol
 
 from ptinspect.document.walk import Contents, DocumentWarning
 from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError
@@ -37,9 +37,6 @@ class NamedTensor(Protocol):
     def key(self) -> str: ...
     @property
     def tensor(self) -> Tensor: ...
-
-
-AnyNamedTensor = TypeVar("AnyNamedTensor", bound=NamedTensor)
 
 
 def warnings_of(
@@ -149,20 +146,11 @@ def _shared_tensors(duplicates: dict[TensorInfo, TensorInfo]) -> Iterator[Docume
 # Checksums
 
 
-def checksum_warnings(infos: Iterable[TensorInfo]) -> list[DocumentWarning]:
+def checksum_warnings(tensors: Iterable[NamedTensor]) -> list[DocumentWarning]:
     """Return a warning of kind "checksum" for each record with bytes of these tensors that do not
     match its CRC-32."""
     return [
-        _checksum_warning(directory, index, tensors)
-        for (directory, index), tensors in _tensors_by_record(infos).items()
-        if directory.check_crc(index) is False
-    ]
-
-
-def checksum_messages(tensors: Iterable[NamedTensor]) -> list[str]:
-    """Return the messages of `checksum_warnings` for tensors with other names than the file's."""
-    return [
-        _record_message(directory, index, damaged)
+        _checksum_warning(directory, index, damaged)
         for (directory, index), damaged in _tensors_by_record(tensors).items()
         if directory.check_crc(index) is False
     ]
@@ -203,14 +191,11 @@ def checksum_message(record: str, keys: Sequence[str]) -> str:
 
 
 def _checksum_warning(
-    directory: ZipDirectory, index: int, tensors: list[TensorInfo]
+    directory: ZipDirectory, index: int, tensors: list[NamedTensor]
 ) -> DocumentWarning:
-    message = _record_message(directory, index, tensors)
-    return DocumentWarning("checksum", tensors[0].path if tensors else None, message)
-
-
-def _record_message(directory: ZipDirectory, index: int, tensors: Sequence[NamedTensor]) -> str:
-    return checksum_message(record_name(directory, index), [tensor.key for tensor in tensors])
+    message = checksum_message(record_name(directory, index), [tensor.key for tensor in tensors])
+    path = getattr(tensors[0], "path", None) if tensors else None  # none in an output
+    return DocumentWarning("checksum", path, message)
 
 
 def record_name(directory: ZipDirectory, index: int) -> str:
@@ -225,12 +210,12 @@ def record_name(directory: ZipDirectory, index: int) -> str:
 
 
 def _tensors_by_record(
-    infos: Iterable[AnyNamedTensor],
-) -> dict[tuple[ZipDirectory, int], list[AnyNamedTensor]]:
+    infos: Iterable[NamedTensor],
+) -> dict[tuple[ZipDirectory, int], list[NamedTensor]]:
     from ptinspect.formats.torch.pieces import PiecedSpan
     from ptinspect.formats.torch.zip_file import ZipSpan
 
-    records: dict[tuple[ZipDirectory, int], list[AnyNamedTensor]] = {}
+    records: dict[tuple[ZipDirectory, int], list[NamedTensor]] = {}
     for info in infos:
         for tensor in (info.tensor, *info.tensor.parts.values()):
             storage = tensor.storage

@@ -100,11 +100,6 @@ class ModuleClass:
         they are too few or too common to decide."""
         return tuple(map(Mark, self._fields.get("marks", "").split()))
 
-    @property
-    def exact_marks(self) -> int:
-        """The number of marks that ask for a value or a length."""
-        return sum(mark.value is not MISSING or bool(mark.length) for mark in self.marks)
-
     @cached_property
     def children(self) -> dict[str, str]:
         """The classes of the children that the constructor creates, by their names."""
@@ -167,49 +162,40 @@ class ModuleClass:
     def read(self, argument: Argument, attributes: Attributes) -> Value:
         """Return the argument's value as the instance records it, or MISSING."""
         for source in argument.source.split("|"):
-            value = self._read(argument.name, source, attributes)
+            value: Value = MISSING
+            attribute, is_test, condition = source.partition("?")
+            if source == "*":
+                return dict(items_of(attributes.get("_modules")))
+            if source[0] == "#":
+                parent = module_attributes(find_attribute(attributes, source[1:]))
+                value = len(items_of(parent.get("_modules"))) if parent else MISSING
+            elif source == "-" or (condition and self.get(attributes, condition) is False):
+                continue
+            elif attribute[0] == "@":
+                value = READERS[attribute[1:]](attributes, argument.name)
+            else:
+                value = self.get(attributes, attribute)
             if value is not MISSING:
-                return value
+                return value is not None if is_test else value
         return MISSING
-
-    def _read(self, name: str, source: str, attributes: Attributes) -> Value:
-        if source == "-":
-            return MISSING
-        if source == "*":
-            return dict(items_of(attributes.get("_modules")))
-        if source[0] == "#":
-            parent = module_attributes(find_attribute(attributes, source[1:]))
-            return len(items_of(parent.get("_modules"))) if parent else MISSING
-        attribute, is_test, condition = source.partition("?")
-        if condition and self.get(attributes, condition) is False:
-            return MISSING
-        if attribute[0] == "@":
-            value = READERS[attribute[1:]](attributes, name)
-        else:
-            value = self.get(attributes, attribute)
-        return value is not None if is_test and value is not MISSING else value
 
     def constructor(self, attributes: Attributes) -> list[tuple[Argument, Value]]:
         """Return the arguments that construct this instance: those that differ from the default. A
         required one that is not recorded is MISSING."""
         arguments: list[tuple[Argument, Value]] = []
         for argument in self.arguments:
-            value = self.read(argument, attributes)
-            is_recorded = value is not MISSING
-            if argument.required or (
-                is_recorded and not self._is_default(argument, value, attributes)
-            ):
+            value, stored = self.read(argument, attributes), argument.stored
+            if isinstance(value, dict | list) and not value:
+                is_default = True  # no children, no items, no devices
+            elif isinstance(stored, str) and stored[:1] == "=":
+                other = next(a for a in self.arguments if a.name == stored[1:])
+                is_default = value is None or equals_literal(value, self.read(other, attributes))
+            else:
+                is_default = equals_literal(value, argument.default)
+                is_default = is_default or equals_literal(value, stored)
+            if argument.required or (value is not MISSING and not is_default):
                 arguments.append((argument, value))
         return arguments
-
-    def _is_default(self, argument: Argument, value: Value, attributes: Attributes) -> bool:
-        if isinstance(value, dict | list) and not value:
-            return True  # no children, no items, no devices
-        stored = argument.stored
-        if isinstance(stored, str) and stored[:1] == "=":
-            other = next(a for a in self.arguments if a.name == stored[1:])
-            return value is None or equals_literal(value, self.read(other, attributes))
-        return equals_literal(value, argument.default) or equals_literal(value, stored)
 
 
 def _int(value: Value) -> int:
@@ -369,7 +355,13 @@ def candidates(attributes: Attributes) -> list[ModuleClass]:
         for mark_names, row in _marked_classes()
         if mark_names <= names and all(mark.matches(attributes) for mark in row.marks)
     ]
-    return sorted(rows, key=lambda row: (len(row.marks), row.exact_marks), reverse=True)
+
+    def rank(row: ModuleClass) -> tuple[int, int]:
+        """Return the number of marks, and of those that ask for a value or a length."""
+        exact = [mark for mark in row.marks if mark.value is not MISSING or mark.length]
+        return len(row.marks), len(exact)
+
+    return sorted(rows, key=rank, reverse=True)
 
 
 @cache

@@ -28,7 +28,7 @@ import string
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import groupby
+from itertools import chain, groupby
 from typing import TYPE_CHECKING
 
 from ptinspect.dtypes import DTYPES
@@ -95,22 +95,17 @@ def module_lines(
     """Yield the lines of `print(model)` of torch 2.13. `escape` is applied to every string of the
     file that is printed bare. LimitError if the text is longer than `limits.string_bytes`."""
     remaining = limits.string_bytes
-    for line in _all_lines(root, ValueFormatter(describe, escape, limits.text_width), limits):
+    formatter = ValueFormatter(describe, escape, limits.text_width)
+    plan, code = _Planner(formatter).plan_tree(root), root.attributes.get("_code")
+    more: list[str] = []
+    if plan.style == "graph" and isinstance(code, str):
+        more = [*map(escape or str, code.split("\n")), READABLE_HINT]
+    for line in chain(_Emitter(limits.view_items, formatter.width).lines(plan), more):
         remaining -= len(line) + 1
         if remaining < 0:
             message = f"the printed model is longer than {limits.string_bytes} characters"
             raise LimitError(message, limit="string_bytes")
         yield line
-
-
-def _all_lines(root: ModuleNode, formatter: ValueFormatter, limits: Limits) -> Iterator[str]:
-    plan = _Planner(formatter).plan_tree(root)
-    yield from _Emitter(limits.view_items, formatter.width).lines(plan)
-    code = root.attributes.get("_code")
-    if plan.style == "graph" and isinstance(code, str):
-        escape = formatter.escape
-        yield from (line if escape is None else escape(line) for line in code.split("\n"))
-        yield READABLE_HINT
 
 
 class _Planner:
@@ -176,7 +171,14 @@ class _Planner:
         if plan.is_closed:
             plan.children = []
         elif plan.style == "list":
-            plan.children = _fold(plan.children)
+            # Each with its prefix, runs of the same form as one.
+            folded: _Children = []
+            for _, run in groupby(enumerate(plan.children), key=lambda item: _form(item[1][1])):
+                numbered = list(run)
+                (start, (_, child)), (end, _) = numbered[0], numbered[-1]
+                repeated = f"({start}-{end}): {len(numbered)} x "
+                folded.append((f"({start}): " if start == end else repeated, child))
+            plan.children = folded
         else:
             plan.children = [
                 (f"({self.formatter.bare(name)}): ", child)
@@ -197,17 +199,6 @@ def _form(plan: _Plan | None) -> object:
     if plan is None:
         return None
     return plan.form if plan.form >= 0 else ("inside itself", id(plan))
-
-
-def _fold(children: _Children) -> _Children:
-    """Return a ModuleList's children with their prefixes, runs of the same form as one."""
-    folded: _Children = []
-    for _, run in groupby(enumerate(children), key=lambda item: _form(item[1][1])):
-        numbered = list(run)
-        (start, (_, child)), (end, _) = numbered[0], numbered[-1]
-        prefix = f"({start}): " if start == end else f"({start}-{end}): {len(numbered)} x "
-        folded.append((prefix, child))
-    return folded
 
 
 class _Emitter:
@@ -296,8 +287,27 @@ def extra_repr(
 def row_text(row: ModuleClass, attributes: Attributes, formatter: ValueFormatter) -> str:
     if row.template[:1] == "@":
         return _FUNCTIONS[row.template[1:]](attributes, formatter)
-    texts = (_piece_text(*p, row, attributes, formatter) for p in _parse_template(row.template))
-    return ", ".join(text for text in texts if text is not None)
+    pieces = []
+    for condition, fields in _parse_template(row.template):
+        if condition is not None:
+            tested, operator, literal = condition
+            if not _holds(_value(tested, row, attributes, formatter), operator, literal):
+                continue
+        texts = []
+        for text, name, conversion in fields:
+            texts.append(text)
+            if name is None:
+                continue
+            value = _value(name.removesuffix("?"), row, attributes, formatter)
+            if value is MISSING:
+                break
+            if name[-1] == "?":
+                texts.append(str(value is not None))
+            else:
+                texts.append(formatter.repr(value) if conversion else formatter.format(value))
+        else:
+            pieces.append("".join(texts))
+    return ", ".join(pieces)
 
 
 _Condition = tuple[str, str, Value]
@@ -319,32 +329,6 @@ def _parse_template(template: str) -> list[tuple[_Condition | None, _Fields]]:
         fields = string.Formatter().parse(text)
         pieces.append((condition, [(before, name, kind) for before, name, _, kind in fields]))
     return pieces
-
-
-def _piece_text(
-    condition: _Condition | None,
-    fields: _Fields,
-    row: ModuleClass,
-    attributes: Attributes,
-    formatter: ValueFormatter,
-) -> str | None:
-    if condition is not None:
-        tested, operator, literal = condition
-        if not _holds(_value(tested, row, attributes, formatter), operator, literal):
-            return None
-    texts = []
-    for text, name, conversion in fields:
-        texts.append(text)
-        if name is None:
-            continue
-        value = _value(name.removesuffix("?"), row, attributes, formatter)
-        if value is MISSING:
-            return None
-        if name[-1] == "?":
-            texts.append(str(value is not None))
-        else:
-            texts.append(formatter.repr(value) if conversion else formatter.format(value))
-    return "".join(texts)
 
 
 def _value(name: str, row: ModuleClass, attributes: Attributes, formatter: ValueFormatter) -> Value:

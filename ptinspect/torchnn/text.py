@@ -146,8 +146,7 @@ class ValueFormatter:
 
     def _object_text(self, value: Value) -> str:
         if isinstance(value, Call):
-            number = numpy_number(value)
-            if number is not None:
+            if (number := numpy_number(value)) is not None:
                 return number[1]
             text = _call_text(value)
             if text is None and isinstance(value.func, Global):
@@ -248,19 +247,13 @@ def numpy_number(value: Call) -> tuple[str, str] | None:
         return None
     name, number = scalar[0].rstrip("_"), scalar[1]
     letter = DTYPES[name].letter
-    digits = str(number)
+    text = str(number)
     if isinstance(number, float) and letter is not None:
-        digits = _shortest_digits(number, letter)
-    return str(number), f"np.{name}({digits})"
-
-
-def _shortest_digits(number: float, letter: str) -> str:
-    """Return the shortest digits of a float16 or float32 that round-trip, as numpy prints them."""
-    for digits in range(1, 10):
-        text = f"{number:.{digits}g}"
-        if struct.pack(letter, float(text)) == struct.pack(letter, number):
-            return repr(float(text))
-    return repr(number)  # nan
+        # The shortest digits of a float16 or float32 that round-trip, as numpy prints them.
+        rounded = (float(f"{number:.{digits}g}") for digits in range(1, 10))
+        raw = struct.pack(letter, number)
+        text = repr(next((n for n in rounded if struct.pack(letter, n) == raw), number))
+    return str(number), f"np.{name}({text})"
 
 
 def type_name(value: Value) -> str:

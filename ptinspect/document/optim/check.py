@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from math import inf, isclose
@@ -41,7 +41,6 @@ from ptinspect.text import count_text, join_names
 if TYPE_CHECKING:
     from ptinspect.document.document import Document
     from ptinspect.document.tensor import Tensor
-    from ptinspect.document.tensors import TensorInfo
     from ptinspect.dtypes import DType
 
 
@@ -98,7 +97,7 @@ def check_optimizers(document: Document, *, values: bool = True) -> list[Optimiz
         progress = f"a scheduler at step {brief_repr(steps)}"
     epoch = training_counter(document.entries, schedulers, EPOCHS)
     last_epoch = epoch.value if epoch is not None and isinstance(epoch.value, int) else None
-    checks = partial(_Check, document.tensor_of, schedulers, progress, last_epoch)
+    checks = partial(_Check, document.weight_of, schedulers, progress, last_epoch)
     fits = []
     for optimizer in document.optimizers:
         if document.archive.format == "torch-dcp":
@@ -109,33 +108,27 @@ def check_optimizers(document: Document, *, values: bool = True) -> list[Optimiz
                 for key, x in optimizer.state.items()
             }
             optimizer = optimizer._replace(state=state)
-        slots = slots_of(optimizer, document.tensor_of)
+        slots = slots_of(optimizer, document.weight_of)
         match = best_match(slots, candidates)
         if values and match is not None and len(slots) < len(match.weights.parameters):
             match = decide_copies(slots, match)
         check = checks(optimizer, slots, match)
         fits.append(check.run(values, is_only_optimizer=len(document.optimizers) == 1))
-    if values:
-        _check_other_tensors(document.contents.tensors, fits)
-    if values and progress:
-        for message in equal_averages(candidates):
-            fits[0].findings.append(Fault("average", message, is_certain=False))
-    return fits
-
-
-def _check_other_tensors(tensors: Iterable[TensorInfo], fits: list[OptimizerFit]) -> None:
-    """Report NaN and inf outside of the state, such as in an optimizer's copy of the weights."""
     fit_at = {fit.optimizer.path: fit for fit in fits}
-    for info in tensors:
+    for info in document.contents.tensors if values else ():
+        # NaN and inf outside of the state, such as in an optimizer's copy of the weights.
         for length in range(len(info.path)):
             fit, place = fit_at.get(info.path[:length]), info.path[length:]
-            is_setting = place[0] == "param_groups" and (
-                info.tensor.numel == 1 or "params" in place
-            )
+            is_number = info.tensor.numel == 1 or "params" in place
+            is_setting = place[0] == "param_groups" and is_number
             if fit is None or place[0] == "state" or is_setting:
                 continue
             if non_finite := numbers_of(info.tensor).non_finite:
                 fit.findings.append(Fault("nan", f"{dotted(place)} contains {non_finite}"))
+    if values and progress:
+        for message in equal_averages(candidates):
+            fits[0].findings.append(Fault("average", message, is_certain=False))
+    return fits
 
 
 def fit_line(document: Document) -> str | None:
@@ -184,36 +177,6 @@ class _Check:
         else:
             self.names, self.findings = self.match.names, [*self.match.faults]
             self.weights = {weight.name: weight for weight in self.match.weights.order}
-        self.check_indexes()
-        self.check_presence()
-        for slot in self.slots:
-            if slot.state:
-                self.check_keys(slot, slot.state)
-                self.check_shapes(slot)
-        self.check_flat_vectors()
-        for kind, message, is_certain in wrong_settings(self.optimizer, self.number):
-            self.findings.append(Fault(kind, message, is_certain=is_certain))
-        self.check_learning_rates(is_only_optimizer)
-        if values:
-            self.check_steps()
-            self.check_numbers()
-        model = self.match.weights.path if self.match else None
-        return OptimizerFit(self.optimizer, model, self.names, self.findings)
-
-    def add_fault(self, kind: str, message: str, parameter: str | None = None) -> None:
-        self.findings.append(Fault(kind, message, parameter))
-
-    def add_undecided(self, kind: str, message: str) -> None:
-        self.findings.append(Fault(kind, message, is_certain=False))
-
-    def label(self, slot: Slot) -> str:
-        return self.names[slot.number] or slot.name or f"parameter {slot.number}"
-
-    def weight(self, slot: Slot) -> Weight | None:
-        return self.weights.get(self.names[slot.number] or "")
-
-    def check_indexes(self) -> None:
-        """Each parameter is listed once, and there is no state of others."""
         if not self.slots:
             self.add_undecided("group-size", "the groups cover no parameters")
         keys = [slot.key for slot in self.slots if isinstance(slot.key, int | str)]
@@ -226,6 +189,38 @@ class _Check:
         if extra and keys:
             names = join_names(map(_key_text, extra), 3)
             self.add_fault("extra-state", f"state {names} belongs to no parameter of the groups")
+        self.check_presence()
+        for slot in self.slots:
+            if slot.state:
+                self.check_slot(slot, slot.state)
+        weights = self.match.weights if self.match is not None else None
+        for key in state_keys("flat"):
+            tensor = self.slots[0].tensors.get(key) if self.slots else None
+            if weights is None or tensor is None or len(self.slots) != len(weights.parameters):
+                continue
+            if tensor.numel != weights.numel:
+                sizes = f"{tensor.numel} elements, all parameters together {weights.numel}"
+                self.add_fault("shape", f"{key} has {sizes}")
+        for kind, message, is_certain in wrong_settings(self.optimizer, self.number):
+            self.findings.append(Fault(kind, message, is_certain=is_certain))
+        self.check_learning_rates(is_only_optimizer)
+        if values:
+            self.check_steps()
+            self.check_numbers()
+        path = weights.path if weights is not None else None
+        return OptimizerFit(self.optimizer, path, self.names, self.findings)
+
+    def add_fault(self, kind: str, message: str, parameter: str | None = None) -> None:
+        self.findings.append(Fault(kind, message, parameter))
+
+    def add_undecided(self, kind: str, message: str) -> None:
+        self.findings.append(Fault(kind, message, is_certain=False))
+
+    def label(self, slot: Slot) -> str:
+        return self.names[slot.number] or slot.name or f"parameter {slot.number}"
+
+    def weight(self, slot: Slot) -> Weight | None:
+        return self.weights.get(self.names[slot.number] or "")
 
     def check_presence(self) -> None:
         class_path = self.optimizer.class_path
@@ -252,18 +247,18 @@ class _Check:
             message = f"the state is empty{reason}"
             self.findings.append(Fault("missing-state", message, is_certain=is_certain))
             return
-        missing = [self.label(slot) for slot in without if not self.is_frozen(slot)]
+        missing = []
+        for slot in without:
+            weight, parameter = self.weight(slot), slot.parameter
+            is_frozen = weight is not None and weight.trainable is False
+            if not (is_frozen if parameter is None else not parameter.requires_grad):
+                missing.append(self.label(slot))
         if missing and has_state:
             message = f"no state for {join_names(missing, 3)}: frozen, unused, or lost"
             self.add_undecided("missing-state", message)
 
-    def is_frozen(self, slot: Slot) -> bool:
-        if slot.parameter is not None:
-            return not slot.parameter.requires_grad
-        weight = self.weight(slot)
-        return weight is not None and weight.trainable is False
-
-    def check_keys(self, slot: Slot, state: dict[Value, Value]) -> None:
+    def check_slot(self, slot: Slot, state: dict[Value, Value]) -> None:
+        """The state has all keys of its class, and tensors of the parameter's shape and dtype."""
         group, class_path = self.optimizer.groups[slot.group], self.optimizer.class_path
         required = required_state(class_path, group) or ()
         missing = [key for key in required if state.get(key) is None]
@@ -273,8 +268,6 @@ class _Check:
         if missing:
             message = f"its state lacks {', '.join(missing)}"
             self.add_fault("missing-state", message, self.label(slot))
-
-    def check_shapes(self, slot: Slot) -> None:
         weight = self.weight(slot)
         shape = weight.tensor.shape if weight is not None else slot.shape
         for key, tensor in slot.tensors.items():
@@ -290,16 +283,6 @@ class _Check:
                 dtypes = _dtype_name(tensor.dtype), _dtype_name(weight.tensor.dtype)
                 message = f"{key} is {dtypes[0]}, the parameter {dtypes[1]}"
                 self.add_fault("dtype", message, self.label(slot))
-
-    def check_flat_vectors(self) -> None:
-        weights = self.match.weights if self.match is not None else None
-        if weights is None or len(self.slots) != len(weights.parameters):
-            return
-        for key in state_keys("flat"):
-            tensor = self.slots[0].tensors.get(key) if self.slots else None
-            if tensor is not None and tensor.numel != weights.numel:
-                sizes = f"{tensor.numel} elements, all parameters together {weights.numel}"
-                self.add_fault("shape", f"{key} has {sizes}")
 
     def check_learning_rates(self, is_only_optimizer: bool) -> None:
         """The learning rates are finite, and those that the scheduler set."""
