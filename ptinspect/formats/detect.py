@@ -14,8 +14,8 @@ from contextlib import suppress
 from importlib import import_module  # noqa: TID251 (names in `READERS` only)
 from typing import TYPE_CHECKING
 
-from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, FormatError, LimitError, Place
-from ptinspect.formats.archive import SHARD_FILE, Archive, Finding
+from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, FormatError
+from ptinspect.formats.archive import SHARD_FILE, Archive
 from ptinspect.formats.signatures import (
     CONCATENATED_ZIPS,
     MODEL_ENDINGS,
@@ -28,12 +28,9 @@ from ptinspect.formats.signatures import (
     identify_zip,
     is_tar,
     text_transfer_error,
-    unknown_format_error,
 )
 from ptinspect.limits import LIMITS, Limits
-from ptinspect.pickling.machine import run
 from ptinspect.pickling.opcodes import BY_CODE
-from ptinspect.pickling.values import Inert
 from ptinspect.source.local import check_listable
 from ptinspect.text import count_text, is_outside, join_names, shell_word
 
@@ -172,10 +169,12 @@ def _open(source: Source, limits: Limits, allow_index: bool) -> Archive:
             return _reader(named.format)(source, _open_shard, limits)
         is_shard = allow_index and SHARD_FILE.fullmatch(os.path.basename(source.path))
         if is_shard and os.path.isfile(source.path):
-            from ptinspect.formats.torch.distributed import read_shard_files
+            from ptinspect.formats.sharded import read_shard_files
 
             return read_shard_files(source, _open_shard, limits)
         return _reader(named.format)(source, limits)
+    from ptinspect.formats.torch.legacy import open_pickle
+
     archive = open_pickle(source, head, limits)
     if b".checkpoint.metadata" in head and allow_index:
         from ptinspect.formats.sharded import index_folder
@@ -259,111 +258,6 @@ def read_zip_directory(source: Source, limits: Limits) -> tuple[ZipDirectory, Id
     return directory, *identify_zip(directory.names, directory.index)
 
 
-# Files that are pickles: a legacy stream of torch.save, or plain pickles
-#
-# From protocol 2 on a pickle announces itself. Protocols 0 and 1 begin with an opcode that may be
-# the first letter of any text; such files are run, and the result decides.
-
-_GLOBAL = rb"c[\w.]+\n[\w.]+\n"
-_OLD_PICKLE = re.compile(
-    rb"\([dl]?p\d+\n|\([dl]?q|\((?:I-?\d+|F[-+.\de]+|S'.*'|S\".*\")\n|\(?"
-    + (_GLOBAL + rb"(?:p\d+\n|q.|r....|[().])")
-    + rb"|[\]}]q",
-    re.DOTALL,
-)
-"""The beginning of non-empty pickles of protocol 0 and 1."""
-
-_LONG_RUN = 1000
-"""Bytes of a pickle that other files do not contain by chance."""
-
-
-class PlainPickle(Archive):
-    """Pickles in a row. `root` is the first one's value, `more_roots` has the others'."""
-
-    format = "pickle"
-
-
-def open_pickle(source: Source, head: bytes, limits: Limits) -> Archive:
-    """Open a legacy stream or plain pickles. FormatError if it is something else; the message says
-    what. Otherwise raises as `read_pickle`."""
-    from ptinspect.formats.torch.legacy import is_legacy, read_legacy
-
-    if is_legacy(*source.window()):
-        return read_legacy(source, limits)
-    from ptinspect.formats.joblib import WRAPPER, has_arrays, read_joblib
-
-    if head[0] not in BY_CODE:
-        raise _not_pickle_error(source, head)
-    is_announced = head[0] == 0x80 and len(head) > 1 and 2 <= head[1] <= 5
-    try:
-        archive = read_pickle(source, limits)
-        is_joblib = any(WRAPPER.fullmatch(name.path) for name in archive.pickled.globals)
-    except (DamagedError, LimitError) as error:
-        is_joblib = has_arrays(*source.window())
-        if is_joblib:
-            return read_joblib(source, limits)
-        if is_announced or _OLD_PICKLE.match(head):
-            raise
-        is_long = error.where is not None and (error.where.offset or 0) >= _LONG_RUN
-        if is_long and not identify_text(head, source.size):
-            raise
-        raise _not_pickle_error(source, head) from error
-    if is_joblib:
-        return read_joblib(source, limits)
-    # a few bytes of any file may be a pickle of something small, followed by other bytes
-    root = archive.root
-    is_substantial = isinstance(root, (dict, list, tuple, Inert)) and bool(root)
-    if not is_announced and archive.warnings and not is_substantial:
-        raise _not_pickle_error(source, head)
-    return archive
-
-
-def read_pickle(source: Source, limits: Limits = LIMITS) -> PlainPickle:
-    """Read the pickles in `source`. DamagedError if the first is damaged or a later one truncated,
-    LimitError if there are too many. Other bytes after the last pickle are a warning."""
-    data, start, stop = source.window()
-    first = run(data, start, stop=stop, limits=limits)
-    archive = PlainPickle(source, first, limits=limits)
-    archive.origin = None if source.base is None else source.base - start
-    pos = first.end
-    while pos < stop:
-        if len(archive.streams) >= limits.streams:
-            raise LimitError(
-                f"more than {limits.streams:,} pickles in a row",
-                limit="streams",
-                where=Place(None, pos),
-            )
-        try:
-            following = run(data, pos, stop=stop, limits=limits)
-        except DamagedError:
-            if data[pos] == 0x80 and stop - pos > 1 and data[pos + 1] in (2, 3, 4, 5):
-                raise
-            message = f"{stop - pos:,} bytes follow the pickle, which pickle.load does not read"
-            archive.warnings.append(Finding("trailing-bytes", message, Place(None, pos)))
-            break
-        archive.streams.append(following)
-        archive.more_roots.append(following.root)
-        pos = following.end
-    return archive
-
-
-def _not_pickle_error(source: Source, head: bytes) -> FormatError:
-    from ptinspect.formats.zip_records import bytes_before_zip, cut_command, has_end_record
-
-    identity = identify_text(head, source.size)
-    if identity:
-        return identity.error()
-    if has_end_record(source):
-        message = "it contains a zip that does not begin at the start of the file: "
-        length = bytes_before_zip(source)
-        if length:
-            message += f"{count_text(length, 'byte')} before it"
-            return FormatError(message, hint=cut_command(source.path, length))
-        message += "its first bytes are damaged"
-        return FormatError(message, where=Place(None, 0), hint=DOWNLOAD_AGAIN)
-    return unknown_format_error(head)
-
-
 # Folders that are one model or checkpoint
 
 
@@ -440,21 +334,15 @@ def megatron_folder(folder: str) -> str | None:
     return os.path.join(folder, name) if is_checkpoint else None
 
 
-def _pipeline_components(folder: str) -> list[str]:
-    """Return the subfolders of a pipeline that are models. Source: `save_pretrained` of
-    diffusers' DiffusionPipeline, which writes model_index.json."""
-    names = sorted(os.listdir(folder))
-    if PIPELINE not in names:
-        return []
-    return [name for name in names if main_file(os.path.join(folder, name)) is not None]
-
-
 def main_file_of_folder(folder: str) -> str:
     """Return the file that stands for the whole folder; FormatError if it is not one checkpoint."""
     path = main_file(folder)
     if path is None:
         check_listable(folder)
-        components = _pipeline_components(folder)
+        names = sorted(os.listdir(folder))
+        components = []
+        if PIPELINE in names:  # save_pretrained of diffusers' DiffusionPipeline writes it
+            components = [name for name in names if main_file(os.path.join(folder, name))]
         if components:
             first = shell_word(os.path.join(folder, components[0]))
             raise FormatError(
@@ -462,7 +350,7 @@ def main_file_of_folder(folder: str) -> str:
                 path=folder,
                 hint=f"name the folder of one of them: {first}",
             )
-        models = [model for _, model in _models(os.listdir(folder))]
+        models = [model for _, model in _models(names)]
         if models:
             raise FormatError(
                 f"a folder with {count_text(len(models), 'model')}: {join_names(models)}",

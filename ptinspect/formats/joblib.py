@@ -132,7 +132,17 @@ class _ArrayRecorder(Recorder):
         state = wrapper.state if isinstance(wrapper.state, dict) else {}
         code = dtype_code(state.get("dtype"))
         if code is not None and code.lstrip("<>=|") == "O8":
-            return self._object_array(m, wrapper, pos)
+            if self.depth >= self.limits.nested_archives:
+                message = "arrays of objects are nested too deep"
+                raise LimitError(message, limit="nested_archives", where=Place(m.record, pos))
+            inner = _ArrayRecorder(self.limits, self.depth + 1)
+            pickled = run(
+                m.data, pos, stop=m.stop, record=m.record, limits=self.limits, recorder=inner
+            )
+            self.arrays += inner.arrays
+            self.objects += [*inner.objects, (wrapper, pickled)]
+            self.other_files += inner.other_files
+            return pickled.end
         itemsize = numpy_itemsize(code) if code is not None else None
         if code is None or itemsize is None or "O" in code:
             raise UnsupportedError(
@@ -142,18 +152,6 @@ class _ArrayRecorder(Recorder):
         shape, start, stop = locate_array(m, pos, state, itemsize)
         self.arrays.append((wrapper, ArrayHeader(code, state.get("order") == "F", shape, start)))
         return stop
-
-    def _object_array(self, m: Machine, wrapper: Call, pos: int) -> int:
-        """Run the pickle of an array of objects."""
-        if self.depth >= self.limits.nested_archives:
-            message = "arrays of objects are nested too deep"
-            raise LimitError(message, limit="nested_archives", where=Place(m.record, pos))
-        inner = _ArrayRecorder(self.limits, self.depth + 1)
-        pickled = run(m.data, pos, stop=m.stop, record=m.record, limits=self.limits, recorder=inner)
-        self.arrays += inner.arrays
-        self.objects += [*inner.objects, (wrapper, pickled)]
-        self.other_files += inner.other_files
-        return pickled.end
 
 
 def has_arrays(data: Buffer, start: int, stop: int) -> bool:

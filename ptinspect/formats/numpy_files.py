@@ -14,13 +14,7 @@ from math import prod
 from typing import TYPE_CHECKING, NamedTuple, TypeGuard
 
 from ptinspect.dtypes import by_numpy_code, numpy_itemsize
-from ptinspect.errors import (
-    DOWNLOAD_AGAIN,
-    DamagedError,
-    Place,
-    PtInspectError,
-    UnsupportedError,
-)
+from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, Place, PtInspectError, UnsupportedError
 from ptinspect.formats.archive import Archive, Finding, PicklelessArchive, Span
 from ptinspect.formats.safetensors import dense_tensor, encoded_tensor, ordered_dict
 from ptinspect.formats.zip_directory import STORED

@@ -20,6 +20,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from functools import partial
+from operator import add
 from typing import TYPE_CHECKING
 
 from ptinspect.errors import (
@@ -32,14 +33,32 @@ from ptinspect.errors import (
     UnsupportedError,
 )
 from ptinspect.formats.archive import (
+    SHARD_FILE,
     Archive,
     Finding,
     OutsideFolderError,
     PicklelessArchive,
     declared_storages,
     prefix_storage_keys,
+    text_items,
 )
-from ptinspect.formats.safetensors import Safetensors, order_keys, ordered_dict, parse_json
+from ptinspect.formats.safetensors import (
+    Safetensors,
+    dense_tensor,
+    order_keys,
+    ordered_dict,
+    parse_json,
+)
+from ptinspect.formats.torch.distributed import saved_offsets
+from ptinspect.formats.torch.pieces import (
+    Box,
+    Elements,
+    Piece,
+    PiecedSpan,
+    check_cover,
+    locate,
+    sizes_of,
+)
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.values import Call, Global, Value, key_value
 from ptinspect.text import bounded_repr, join_names, printable_name
@@ -287,3 +306,78 @@ def _index_warnings(
 
 def _join(names: list[str]) -> str:
     return join_names(map(printable_name, names), 3)
+
+
+# The files of HuggingFaceStorageWriter of torch.distributed.checkpoint, with `save_distributed`
+#
+# Each process writes safetensors files, whose metadata says where each piece begins in the whole.
+
+_COPY_ALL = "copy the files of all processes into one folder"
+
+
+def read_shard_files(
+    source: Source, open_archive: OpenArchive, limits: Limits
+) -> PicklelessArchive:
+    """Join the files of HuggingFaceStorageWriter, one of which is `source`. DamagedError if the
+    pieces in them are not whole tensors."""
+    folder = os.path.dirname(source.path)
+    matches = list(filter(None, map(SHARD_FILE.fullmatch, sorted(os.listdir(folder or ".")))))
+    names = [match[0] for match in matches]
+    processes, numbers = ({int(match[group]) for match in matches} for group in (1, 2))
+    absent = [f"shard-{n:05d}-*" for n in range(1, max(processes)) if n not in processes]
+    count = max(int(match[3]) for match in matches)
+    missing = next((number for number in range(1, count + 1) if number not in numbers), None)
+    if missing is not None:
+        raise DamagedError(f"no process's file {missing:,} of {count:,} is here", hint=_COPY_ALL)
+    archive = PicklelessArchive(source, limits)
+    archive.format = "torch-dcp"
+    archive.open_parts(folder, names, open_archive)
+    try:
+        spans = _shard_spans(archive.parts)
+    except PtInspectError as error:
+        archive.close()
+        error.hint = _COPY_ALL
+        error.hint += f": there is no {join_names(absent, 3)}" if absent else ""
+        raise
+    archive.spans.update(spans)
+    archive.value = ordered_dict(
+        (key, dense_tensor(key, spans[key].dtype, spans[key].shape)) for key in order_keys(spans)
+    )
+    archive.facts["set"] = {"ranks": len(processes), "files": names, "missing": []}
+    text = f"no file records the number of processes, and files of {len(processes):,} are here:"
+    text += " if there were more, its tensors may be pieces of larger ones"
+    text += f" (there is no {join_names(absent, 3)})" if absent else ""
+    archive.warnings.append(Finding("not-joined", text))
+    return archive
+
+
+def _shard_spans(parts: list[Archive]) -> dict[str, PiecedSpan]:
+    """Return the bytes of each tensor, after checking that its pieces cover it exactly. Its shape
+    ends where the last piece does, as in `HuggingFaceStorageReader.read_metadata`."""
+    copies: dict[str, dict[Box, list[Elements]]] = {}
+    for part in parts:
+        path = printable_name(os.path.basename(part.source.path))
+        places = saved_offsets(part)
+        for name, value in text_items(part.root).items():
+            where = f"{path}: {bounded_repr(name)}"
+            elements = locate(part, value, where)
+            offsets = sizes_of(places.get(name), where)
+            if len(offsets) != len(elements.shape):
+                raise DamagedError(
+                    f"{where} has {len(elements.shape)} dimensions, not so its place"
+                )
+            first = next(iter(copies.setdefault(name, {}).values()), [elements])[0]
+            if (first.dtype, len(first.shape)) != (elements.dtype, len(elements.shape)):
+                raise DamagedError(f"{where} has another dtype or dimensions than its other pieces")
+            copies[name].setdefault((offsets, elements.shape), []).append(elements)
+    spans = {}
+    for name, boxes in copies.items():
+        ends = [tuple(map(add, *box)) for box in boxes]
+        pieces = [
+            Piece(*box, os.path.basename(found[0].archive.source.path), partial(list, found))
+            for box, found in boxes.items()
+        ]
+        shape = tuple(map(max, zip(*ends, strict=True)))
+        (first, *_), *_ = boxes.values()
+        spans[name] = PiecedSpan(first.dtype, shape, check_cover(name, shape, pieces), name)
+    return spans

@@ -6,11 +6,10 @@ from ptinspect.errors import FormatError, PtInspectError
 from ptinspect.formats.detect import (
     HEAD_BYTES,
     identify_head,
-    open_pickle,
     read_zip_directory,
 )
 from ptinspect.formats.signatures import ZIP_MAGIC, Identity, identify_text
-from ptinspect.formats.torch.legacy import is_legacy
+from ptinspect.formats.torch.legacy import is_legacy, open_pickle
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.opcodes import BY_CODE
 from ptinspect.source.base import Source

@@ -46,13 +46,7 @@ from ptinspect.formats.archive import (
     text_items,
 )
 from ptinspect.formats.safetensors import dense_tensor, ordered_dict
-from ptinspect.formats.torch.pieces import (
-    Elements,
-    Piece,
-    PiecedSpan,
-    locate,
-    sizes_of,
-)
+from ptinspect.formats.torch.pieces import Elements, Piece, PiecedSpan, locate, sizes_of
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.pyobjects import as_mapping, as_sequence, attributes_of
 from ptinspect.pickling.values import Call, Global, Value

@@ -13,9 +13,6 @@ each; only `.metadata` says where they begin. Sources: torch/distributed/checkpo
 filesystem.py and default_planner.py of torch 2.13.
 
 Every element of a tensor must be in exactly one piece: this is checked before anything is read.
-
-HuggingFaceStorageWriter writes safetensors files instead, with `save_distributed=True` one or more
-per process. Their metadata says where each piece begins in the whole tensor (hf_storage.py).
 """
 
 from __future__ import annotations
@@ -25,7 +22,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from operator import add
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ptinspect.dtypes import DType, dtype_by_name
@@ -37,24 +33,9 @@ from ptinspect.errors import (
     PtInspectError,
     UnsupportedError,
 )
-from ptinspect.formats.archive import (
-    SHARD_FILE,
-    Archive,
-    Finding,
-    PicklelessArchive,
-    prefix_storage_keys,
-    text_items,
-)
-from ptinspect.formats.safetensors import (
-    Safetensors,
-    dense_tensor,
-    order_keys,
-    ordered_dict,
-    parse_json,
-    read_safetensors,
-)
+from ptinspect.formats.archive import Archive, Finding, PicklelessArchive, prefix_storage_keys
+from ptinspect.formats.safetensors import Safetensors, dense_tensor, parse_json, read_safetensors
 from ptinspect.formats.torch.pieces import (
-    Box,
     Elements,
     Piece,
     PiecedSpan,
@@ -76,7 +57,6 @@ if TYPE_CHECKING:
 METADATA = ".metadata"
 _SHARDING_INFO = "DCP_SHARDING_INFO"
 """Key of the metadata of safetensors with the place of each piece."""
-_COPY_ALL = "copy the files of all processes into one folder"
 _CLASS = re.compile(r"torch\.distributed\.(_shard\.)?checkpoint\.metadata\.Metadata")
 """The class in `.metadata`; of torch 1.13, the one in `_shard`."""
 
@@ -103,7 +83,7 @@ class TorchDcp(PicklelessArchive):
         self.missing: list[str] = []
         self._open_archive = open_archive
         self._files: dict[str, Source] = {}
-        self._safetensors: dict[tuple[str, int], Safetensors] = {}
+        self._safetensors: dict[tuple[str, int], tuple[Safetensors, dict[str, Value]]] = {}
 
     def file(self, path: str) -> Source:
         """Return a file of the folder, opened; DamagedError if it is missing."""
@@ -138,8 +118,14 @@ class TorchDcp(PicklelessArchive):
         where = f"the piece at {place.start:,} of {printable_name(place.path)}"
         source = self.file(place.path)
         if source.read(place.start, min(9, max(source.size - place.start, 0)))[8:] == b"{":
-            safetensors = self._open_safetensors(place)
-            if _saved_offsets(safetensors, name) != list(offsets):
+            # it has all tensors of a file, after its other values; the length is a tensor's
+            if (place.path, place.start) not in self._safetensors:
+                part = SliceSource(source, place.start, source.size - place.start)
+                safetensors = read_safetensors(part, self.limits)
+                opened = safetensors, saved_offsets(safetensors)
+                self._safetensors[place.path, place.start] = opened
+            safetensors, places = self._safetensors[place.path, place.start]
+            if places.get(name) != list(offsets):
                 raise DamagedError(f"{where} has no {bounded_repr(name)} at {offsets}")
             elements = locate(safetensors, (as_mapping(safetensors.root) or {}).get(name), where)
         else:
@@ -151,16 +137,6 @@ class TorchDcp(PicklelessArchive):
                 f" {METADATA} says {shape} and {dtype.name}"
             )
         return [elements]
-
-    def _open_safetensors(self, place: _Place) -> Safetensors:
-        """Open the safetensors file that contains all tensors of a file, after its other values.
-        The length of a place is that of the tensor's bytes in it."""
-        key = place.path, place.start
-        if key not in self._safetensors:
-            source = self.file(place.path)
-            part = SliceSource(source, place.start, source.size - place.start)
-            self._safetensors[key] = read_safetensors(part, self.limits)
-        return self._safetensors[key]
 
     @property
     def size(self) -> int:
@@ -191,19 +167,20 @@ class _Place(NamedTuple):
 _MISSING = object()
 """Stands for a value whose file is missing."""
 
-_Places = dict[tuple[int, ...] | None, _Place]
-"""The places of an entry's pieces, by their offsets in the tensor; None for other values."""
 
-
-def _saved_offsets(archive: Archive, name: str) -> Value:
-    """Return where the tensor of a safetensors file begins in the whole one.
+def saved_offsets(archive: Archive) -> dict[str, Value]:
+    """Return where the tensors of a safetensors file begin in the whole ones.
 
     Source: torch/distributed/checkpoint/_hf_utils.py (CUSTOM_METADATA_KEY).
     """
     text = archive.metadata.get(_SHARDING_INFO, "{}") if isinstance(archive, Safetensors) else "{}"
     info = parse_json(text.encode(), "sharding info")
-    entry = info.get(name) if isinstance(info, dict) else None
-    return entry.get("saved_offsets") if isinstance(entry, dict) else None
+    entries = info.items() if isinstance(info, dict) else ()
+    return {str(name): e.get("saved_offsets") for name, e in entries if isinstance(e, dict)}
+
+
+_Places = dict[tuple[int, ...] | None, _Place]
+"""The places of an entry's pieces, by their offsets in the tensor; None for other values."""
 
 
 def undo_transform(source: Source, transform: str, limits: Limits) -> Source:
@@ -393,70 +370,3 @@ def _lists(root: dict[Value, Value]) -> Value:
         if parent is not None and node and all(index in node for index in count):
             parent[key] = [node[index] for index in count]
     return root
-
-
-def read_shard_files(
-    source: Source, open_archive: OpenArchive, limits: Limits
-) -> PicklelessArchive:
-    """Join the files of HuggingFaceStorageWriter, one of which is `source`. DamagedError if the
-    pieces in them are not whole tensors."""
-    folder = os.path.dirname(source.path)
-    matches = list(filter(None, map(SHARD_FILE.fullmatch, sorted(os.listdir(folder or ".")))))
-    names = [match[0] for match in matches]
-    processes, numbers = ({int(match[group]) for match in matches} for group in (1, 2))
-    absent = [f"shard-{n:05d}-*" for n in range(1, max(processes)) if n not in processes]
-    count = max(int(match[3]) for match in matches)
-    missing = next((number for number in range(1, count + 1) if number not in numbers), None)
-    if missing is not None:
-        raise DamagedError(f"no process's file {missing:,} of {count:,} is here", hint=_COPY_ALL)
-    archive = PicklelessArchive(source, limits)
-    archive.format = "torch-dcp"
-    archive.open_parts(folder, names, open_archive)
-    try:
-        spans = _shard_spans(archive.parts)
-    except PtInspectError as error:
-        archive.close()
-        error.hint = _COPY_ALL
-        error.hint += f": there is no {join_names(absent, 3)}" if absent else ""
-        raise
-    archive.spans.update(spans)
-    archive.value = ordered_dict(
-        (key, dense_tensor(key, spans[key].dtype, spans[key].shape)) for key in order_keys(spans)
-    )
-    archive.facts["set"] = {"ranks": len(processes), "files": names, "missing": []}
-    text = f"no file records the number of processes, and files of {len(processes):,} are here:"
-    text += " if there were more, its tensors may be pieces of larger ones"
-    text += f" (there is no {join_names(absent, 3)})" if absent else ""
-    archive.warnings.append(Finding("not-joined", text))
-    return archive
-
-
-def _shard_spans(parts: list[Archive]) -> dict[str, PiecedSpan]:
-    """Return the bytes of each tensor, after checking that its pieces cover it exactly. Its shape
-    ends where the last piece does, as in `HuggingFaceStorageReader.read_metadata`."""
-    copies: dict[str, dict[Box, list[Elements]]] = {}
-    for part in parts:
-        path = printable_name(os.path.basename(part.source.path))
-        for name, value in text_items(part.root).items():
-            where = f"{path}: {bounded_repr(name)}"
-            elements = locate(part, value, where)
-            offsets = sizes_of(_saved_offsets(part, name), where)
-            if len(offsets) != len(elements.shape):
-                raise DamagedError(
-                    f"{where} has {len(elements.shape)} dimensions, not so its place"
-                )
-            first = next(iter(copies.setdefault(name, {}).values()), [elements])[0]
-            if (first.dtype, len(first.shape)) != (elements.dtype, len(elements.shape)):
-                raise DamagedError(f"{where} has another dtype or dimensions than its other pieces")
-            copies[name].setdefault((offsets, elements.shape), []).append(elements)
-    spans = {}
-    for name, boxes in copies.items():
-        ends = [tuple(map(add, *box)) for box in boxes]
-        pieces = [
-            Piece(*box, os.path.basename(found[0].archive.source.path), partial(list, found))
-            for box, found in boxes.items()
-        ]
-        shape = tuple(map(max, zip(*ends, strict=True)))
-        (first, *_), *_ = boxes.values()
-        spans[name] = PiecedSpan(first.dtype, shape, check_cover(name, shape, pieces), name)
-    return spans

@@ -7,7 +7,7 @@ element of the tensor is in exactly one piece.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import product
@@ -305,19 +305,14 @@ def locate(archive: Archive, value: Value, name: str) -> Elements:
         begin = offset * dtype.itemsize
         if data is None:
             data = owner.read(span, begin, begin + prod(shape) * dtype.itemsize)
-        data = _logical_bytes(data, dtype, bits)
+        values, size = bytearray(data), dtype.itemsize  # torch applies the bits when it reads
+        if bits.get("conj") is True:
+            values[size - 1 :: size] = values[size - 1 :: size].translate(_OTHER_SIGN)
+        if bits.get("neg") is True:
+            part = size // 2 if dtype.name.startswith("complex") else size
+            values[part - 1 :: part] = values[part - 1 :: part].translate(_OTHER_SIGN)
+        data = bytes(values)
     return Elements(owner, span, dtype, shape, offset * dtype.itemsize, data, str(pid[2]))
-
-
-def _logical_bytes(data: bytes, dtype: DType, bits: Mapping[Value, Value]) -> bytes:
-    """Return elements with torch's bits `conj` and `neg` applied, which change signs."""
-    values, size = bytearray(data), dtype.itemsize
-    if bits.get("conj") is True:
-        values[size - 1 :: size] = values[size - 1 :: size].translate(_OTHER_SIGN)
-    if bits.get("neg") is True:
-        part = size // 2 if dtype.name.startswith("complex") else size
-        values[part - 1 :: part] = values[part - 1 :: part].translate(_OTHER_SIGN)
-    return bytes(values)
 
 
 def sizes_of(value: Value, name: str) -> tuple[int, ...]:

@@ -41,13 +41,7 @@ from ptinspect.formats.torch.pieces import (
     sizes_of,
 )
 from ptinspect.limits import LIMITS, Limits
-from ptinspect.pickling.pyobjects import (
-    Path,
-    as_mapping,
-    as_sequence,
-    attributes_of,
-    path_step,
-)
+from ptinspect.pickling.pyobjects import Path, as_mapping, as_sequence, attributes_of, path_step
 from ptinspect.pickling.values import Blob, Call, Changes, Global, PersistentId, SetOf, Value
 from ptinspect.text import bounded_repr, join_names, printable_name
 
