@@ -15,11 +15,7 @@ from copy import copy
 from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.conversion.output.object_graph import REBUILD_PARAMETER
-from ptinspect.conversion.state_dict import (
-    metadata_of,
-    optimizer_state_dict,
-    state_dict_of,
-)
+from ptinspect.conversion.state_dict import metadata_of, optimizer_state_dict, state_dict_of
 from ptinspect.document.entries import describe, is_simple, value_at
 from ptinspect.document.modules import Module, module_of
 from ptinspect.document.tensor import Tensor

@@ -12,11 +12,7 @@ from typing import TYPE_CHECKING
 
 from ptinspect.conversion.output.torch_zip import MAX_UINT16, ZipWriter
 from ptinspect.conversion.plan import OutputFile, Plan
-from ptinspect.conversion.safetensors import (
-    TensorFormat,
-    encoding_problems,
-    plan_named_tensors,
-)
+from ptinspect.conversion.safetensors import TensorFormat, encoding_problems, plan_named_tensors
 from ptinspect.dtypes import DTYPES, numpy_code
 from ptinspect.errors import UnsupportedError
 from ptinspect.formats.numpy_files import MAGIC

@@ -13,14 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from ptinspect.document.modules import (
-    BUFFERS,
-    MODULES,
-    PARAMETERS,
-    Module,
-    ModuleInfo,
-    module_of,
-)
+from ptinspect.document.modules import BUFFERS, MODULES, PARAMETERS, Module, ModuleInfo, module_of
 from ptinspect.dtypes import QSCHEMES, dtype_by_name
 from ptinspect.errors import PtInspectError
 from ptinspect.limits import LIMITS

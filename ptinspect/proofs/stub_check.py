@@ -113,11 +113,7 @@ def check_stub(
 
     if (verdict := scan(path).verdict) not in ("clean", "unknown"):
         raise UnsafeError(f"scan calls the file {verdict}", path=path, hint="it was not loaded")
-    with (
-        open_document(path) as document,
-        add_error_path(path),
-        guarded_folder() as folder,
-    ):
+    with open_document(path) as document, add_error_path(path), guarded_folder() as folder:
         file_format = document.archive.format
         _require_loader(path, file_format)
         options = StubOptions(entry, None, recovered_source, guess_forward)

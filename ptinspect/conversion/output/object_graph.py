@@ -15,22 +15,14 @@ from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ptinspect.conversion.output.torch_zip import (
-    OutputStorage,
-    StorageLayout,
-    TensorOptions,
-)
+from ptinspect.conversion.output.torch_zip import OutputStorage, StorageLayout, TensorOptions
 from ptinspect.document.tensor import Tensor
 from ptinspect.document.tensors import REBUILD_FROM_TYPE, REBUILD_PARAMETERS
 from ptinspect.dtypes import DTYPES, STORAGE_ITEMSIZE, is_untyped
 from ptinspect.errors import UnsupportedError
 from ptinspect.formats.safetensors import ordered_dict
 from ptinspect.pickling.numpy_objects import contiguous_strides
-from ptinspect.pickling.pyobjects import (
-    ORDERED_DICT,
-    as_mapping,
-    function_path,
-)
+from ptinspect.pickling.pyobjects import ORDERED_DICT, as_mapping, function_path
 from ptinspect.pickling.values import (
     Call,
     Global,

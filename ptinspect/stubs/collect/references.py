@@ -35,12 +35,7 @@ from ptinspect.pickling.values import (
 from ptinspect.stubs.collect.definitions import Definition, Names, NameUsage, RecordedSource
 from ptinspect.stubs.collect.modules import MODULE_METHODS
 from ptinspect.stubs.collect.source import NONE, Access, DictExpr, Expr, Sequence
-from ptinspect.stubs.collect.values import (
-    SIMPLE,
-    ExprOf,
-    is_attribute,
-    object_expr,
-)
+from ptinspect.stubs.collect.values import SIMPLE, ExprOf, is_attribute, object_expr
 from ptinspect.torchnn.classes import lookup, renamed
 
 if TYPE_CHECKING:

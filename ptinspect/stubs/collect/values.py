@@ -10,12 +10,7 @@ from typing import TYPE_CHECKING
 
 from ptinspect.dtypes import DTYPES, numpy_name, unpack_units
 from ptinspect.errors import PtInspectError
-from ptinspect.pickling.numpy_objects import (
-    as_array,
-    as_scalar,
-    contiguous_strides,
-    dtype_code,
-)
+from ptinspect.pickling.numpy_objects import as_array, as_scalar, contiguous_strides, dtype_code
 from ptinspect.pickling.pyobjects import (
     ORDERED_DICT,
     as_bytes,

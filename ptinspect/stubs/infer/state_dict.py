@@ -15,14 +15,7 @@ from typing import TYPE_CHECKING
 
 from ptinspect.stubs.collect.definitions import Definition, Instance, Member
 from ptinspect.stubs.collect.object_graph import MAX_DEPTH, ObjectGraph
-from ptinspect.stubs.collect.source import (
-    Access,
-    CallExpr,
-    Expr,
-    ModuleContainer,
-    Name,
-    call_expr,
-)
+from ptinspect.stubs.collect.source import Access, CallExpr, Expr, ModuleContainer, Name, call_expr
 from ptinspect.stubs.collect.values import FLOATS, is_identifier, is_index, named, zeros
 from ptinspect.stubs.infer.constructors import Assignment
 from ptinspect.stubs.infer.layer_guess import PACKED_KEY, guess_layer, guess_quantized
