@@ -125,6 +125,10 @@ def check_not_negative(tensor: Tensor, record: str | None) -> None:
         )
 
 
+RESTORE_TYPE = "torch.jit._pickle.restore_type_tag"
+"""The call that TorchScript writes around a dict."""
+
+
 def _ints(value: Value) -> tuple[int, ...] | None:
     items = as_sequence(value)
     if items is None or not all(type(item) is int for item in items):
@@ -180,7 +184,10 @@ def _strided(reader: Resolver, call: Call) -> Tensor | None:
         return None
     storage, grad = reference.storage, len(args) > 4 and args[4] is True
     tensor = Tensor(dtype, size, stride, args[1], storage, storage.location, grad, call.offset)
-    metadata = (as_mapping(rest[0]) if rest else None) or {}
+    metadata: Value = rest[0] if rest else None
+    if isinstance(metadata, Call) and function_path(metadata) == RESTORE_TYPE and metadata.args:
+        metadata = metadata.args[0]
+    metadata = as_mapping(metadata) or {}
     tensor.conj, tensor.neg = metadata.get("conj") is True, metadata.get("neg") is True
     return tensor
 

@@ -68,7 +68,12 @@ _DIFFERENCES = {
     "2.5 is rounded to 2, in torch 1.2 to 3; dicts have the order of insertion.",
 }
 """What a stub does otherwise than torch.jit.load if its code uses a type, or is of torch < 1.4."""
-_STANDARD_MODULES = ("enum", "operator", "types", "typing", "warnings")
+_GETITEM = ast.parse("""
+def __getitem__(self, key):
+    return self._modules[key] if isinstance(key, str) else list(self._modules.values())[key]
+""")
+"""What containers of torch.nn have, whose classes are recorded without it."""
+_STANDARD_MODULES = ("enum", "operator", "re", "types", "typing", "warnings")
 
 
 def torchscript_stub(document: Document, sha256: str) -> str:
@@ -256,6 +261,8 @@ class Translation:
                 elif value is not None and is_attribute(name):  # a constant
                     is_final = ast.unparse(item.annotation).startswith("Final[")
                     body += [ast.Assign([target], value, lineno=0)] if is_final else []
+        if definition.path.startswith("__torch__.torch.nn.modules.container."):
+            body += _GETITEM.body
         bases = [parsed(_BASES[definition.kind])] if definition.kind in _BASES else []
         result = ast.ClassDef(node.name, bases, [], body or [ast.Pass()], [])
         result.type_params = []  # type: ignore[attr-defined] # Python 3.12
@@ -419,6 +426,8 @@ class ObjectBuilder:
             return call_expr(definition.name, *[self.value(item, depth + 1) for item in args])
         if args and path == "torch.device" and isinstance(args[0], str):
             return call_expr("torch.device", text_literal(args[0]))
+        if args and path == "builtins.complex":
+            return call_expr("complex", *[self.value(item, depth + 1) for item in args])
         self.unwritten.append(prose(path or type(value).__name__))
         return NONE
 

@@ -166,6 +166,15 @@ def changed(path: Path, change: Callable[[str, bytes], bytes | None]) -> Path:
 CONFIG = "data/weights/model_weights_config.json"
 
 
+def test_a_program_is_clean_whatever_the_length_of_its_name(tmp_path: Path) -> None:
+    # With 8 letters the first entry of the directory is as long as the records of zip64.
+    torch = pytest.importorskip("torch")
+    program = torch.export.export(torch.nn.Linear(2, 1), (torch.ones(1, 2),))
+    for name in ("resnet1", "resnet18", "resnet101"):
+        torch.export.save(program, tmp_path / f"{name}.pt2")
+        assert ptinspect.scan(tmp_path / f"{name}.pt2").verdict == "clean"
+
+
 def replaced(record: str, old: bytes, new: bytes) -> Callable[[str, bytes], bytes | None]:
     return lambda name, data: re.sub(old, new, data, count=1) if name == record else data
 

@@ -20,7 +20,9 @@ HERE = Path(__file__).parent
 MAKE = "import sys; from torchscript_models import main; main(*sys.argv[1:])"
 LESSON = FIXTURES / "others/torchscript.pt"
 
-SOME = ("conv_eval_trace", "control", "tup", "static", "stepped", "hooked", "hooked_twice")
+SOME = (
+    "conv_eval_trace", "control", "tup", "static", "stepped", "hooked", "hooked_twice", "picked",
+)  # fmt: skip
 MORE = (
     "conv", "lstm", "lstm_trace", "gru", "gru_trace", "attn", "attn_train", "attn_trace",
     "listdict", "inplace", "inplace_trace", "funcs", "iface", "cls", "buf", "drop_train", "mixed",

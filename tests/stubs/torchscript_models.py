@@ -929,6 +929,47 @@ class Queue(nn.Module):
         return first, waiting, waiting.popitem()
 
 
+@torch.jit.interface
+class Layer(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        pass
+
+
+class Scale(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.weight
+
+
+class Shift(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("bias", torch.randn(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.bias
+
+
+class Picked(nn.Module):
+    """A layer by its index, complex numbers, bits of tensors, and texts of numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList([Scale(), Shift()])
+        self.register_buffer("conjugated", torch.randn(3, dtype=torch.complex64).conj())
+        self.negated = torch.randn(3, dtype=torch.complex64).conj().imag
+        self.factor = 2 + 3j
+
+    def forward(self, x, k: int, number: float):
+        layer: Layer = self.layers[k]
+        text = "%s|%f|%e|%d%% %s" % (number, number, number, k, [1.5, 2.0])
+        return layer.forward(x), self.conjugated * self.factor, self.negated + 1, text
+
+
+MODELS["picked"] = lambda: (S(Picked()), [(row, 0, 0.1), (row, 1, 1234567.891)])
 MODELS["queue"] = lambda: (S(Queue()), [({"a": 1, "b": 2, "c": 3},)])
 MODELS["properties"] = lambda: (S(Properties()), [(row, 4)])
 MODELS["numbers_trace"] = lambda: (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import zlib
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ptinspect.errors import DamagedError, FormatError, Place, PtInspectError
@@ -93,9 +94,14 @@ def scan_zip(source: Source, state: ScanState) -> None:
         if (place, bounds.entries) in seen:
             continue
         seen.add((place, bounds.entries))
+        part = SliceSource(source, shift, source.size - shift)
+        with suppress(PtInspectError):  # without a local header of its entries, nobody can use it
+            headers = ZipDirectory(part, state.limits, bounds).headers
+            inside = (header for header in headers if header + 4 <= part.size)
+            if all(part.read(header, 4) != records.LOCAL for header in inside):
+                continue
         reason = "some readers of zips use another directory than others"
         state.find("zip-directories", reason, f"directory @ {place}", DANGEROUS)
-        part = SliceSource(source, shift, source.size - shift)
         try:
             member = state.new_member(f"directory @ {place}")
             ZipScanner(part, ZipDirectory(part, state.limits, bounds), member).scan()
