@@ -44,6 +44,7 @@ class Reference:
     numel: int
 
 
+_TYPED_DICT = "torch.jit._pickle.restore_type_tag"  # TorchScript writes it around a dict
 # Protocol 0 writes `str(persistent id)`. torch.load cannot read such a file back.
 _ID_TEXT = re.compile(r"\('storage', <class '([\w.]+)'>, '(\w+)', '([\w:]+)', (\d{1,18})\)")
 
@@ -125,10 +126,6 @@ def check_not_negative(tensor: Tensor, record: str | None) -> None:
         )
 
 
-RESTORE_TYPE = "torch.jit._pickle.restore_type_tag"
-"""The call that TorchScript writes around a dict."""
-
-
 def _ints(value: Value) -> tuple[int, ...] | None:
     items = as_sequence(value)
     if items is None or not all(type(item) is int for item in items):
@@ -185,7 +182,8 @@ def _strided(reader: Resolver, call: Call) -> Tensor | None:
     storage, grad = reference.storage, len(args) > 4 and args[4] is True
     tensor = Tensor(dtype, size, stride, args[1], storage, storage.location, grad, call.offset)
     metadata: Value = rest[0] if rest else None
-    if isinstance(metadata, Call) and function_path(metadata) == RESTORE_TYPE and metadata.args:
+    is_typed = isinstance(metadata, Call) and function_path(metadata) == _TYPED_DICT
+    if isinstance(metadata, Call) and is_typed and metadata.args:
         metadata = metadata.args[0]
     metadata = as_mapping(metadata) or {}
     tensor.conj, tensor.neg = metadata.get("conj") is True, metadata.get("neg") is True

@@ -181,8 +181,20 @@ _SERVER_ERROR = "if it is the error message of a server, download the file again
 def identify_text(head: bytes, size: int) -> Identity | None:
     """Return the kind of text that a file is, mostly what a failed download leaves; None for other
     content. A pickle of protocol 0 is text as well, so try to run it first."""
-    decoded = _decode_text(head, len(head) < size)
-    if decoded is None:
+    encoding = "utf-8"
+    if 0 in head[:4]:  # JSON without a byte order mark, as `json.loads` detects it
+        from json import detect_encoding
+
+        encoding = detect_encoding(head)
+    try:
+        decoded = head.decode(encoding)
+    except UnicodeDecodeError as error:
+        if len(head) >= size or error.start < len(head) - 3:
+            return None
+        decoded = head[: error.start].decode(encoding)  # without a truncated last character
+    if any(ord(char) < 32 and char not in "\t\n\r\f\x1b" for char in decoded):
+        return None
+    if encoding != "utf-8" and not re.match(_JSON, decoded.lstrip()):
         return None
     start = decoded.lstrip("\ufeff \t\r\n")
     if start.startswith(_LFS):
@@ -218,25 +230,6 @@ def identify_text(head: bytes, size: int) -> Identity | None:
     if message:
         return Identity("json", f"JSON, which says {bounded_repr(message[1])}", _SERVER_ERROR)
     return Identity("json", f"JSON, which begins {excerpt}", _SERVER_ERROR)
-
-
-def _decode_text(head: bytes, truncated: bool) -> str | None:
-    """Decode UTF-8 without control codes, or JSON in another encoding that `json.loads` detects
-    without a byte order mark. The last character may be truncated."""
-    encoding = "utf-8"
-    if 0 in head[:4]:
-        from json import detect_encoding
-
-        encoding = detect_encoding(head)
-    try:
-        decoded = head.decode(encoding)
-    except UnicodeDecodeError as error:
-        if not truncated or error.start < len(head) - 3:
-            return None
-        decoded = head[: error.start].decode(encoding)
-    if any(ord(char) < 32 and char not in "\t\n\r\f\x1b" for char in decoded):
-        return None
-    return decoded if encoding == "utf-8" or re.match(_JSON, decoded.lstrip()) else None
 
 
 def identify_zeros(source: Source) -> Identity:

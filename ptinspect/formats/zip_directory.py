@@ -119,7 +119,18 @@ class ZipDirectory:
         which have no findings, do not wait for it."""
         ends = map(add, map(add, self.headers, self.packed), map(len, self.raw_names))
         if not all(map(le, map(add, ends, repeat(30)), self.stops)):
-            self._check_positions()
+            reach, owner = 0, -1
+            for i in sorted(range(len(self.names)), key=self.headers.__getitem__):
+                start = self.headers[i]
+                stop = start + 30 + len(self.raw_names[i]) + self.packed[i]
+                if start < reach:
+                    name = bounded_repr(self.names[owner])
+                    self._add_finding("zip-overlap", f"it overlaps {name}", i)
+                if (outside := stop - self.bounds.start) > 0:
+                    message = f"{outside:,} of its bytes are not before the directory"
+                    self._add_finding("zip-outside", message, i)
+                if stop > reach:
+                    reach, owner = stop, i
         if len(self.index) < len(self.names):
             for i, name in enumerate(self.names):
                 if self.index[name] != i:
@@ -143,21 +154,6 @@ class ZipDirectory:
         if self.names and min(self.headers) > 0:
             message = f"{min(self.headers):,} bytes are before the first entry"
             self.findings.append(Finding("zip-prefix", message, Place(None, 0)))
-
-    def _check_positions(self) -> None:
-        order = sorted(range(len(self.names)), key=self.headers.__getitem__)
-        reach, owner = 0, -1
-        for i in order:
-            start = self.headers[i]
-            stop = start + 30 + len(self.raw_names[i]) + self.packed[i]
-            if start < reach:
-                name = bounded_repr(self.names[owner])
-                self._add_finding("zip-overlap", f"it overlaps {name}", i)
-            if stop > self.bounds.start:
-                message = f"{stop - self.bounds.start:,} of its bytes are not before the directory"
-                self._add_finding("zip-outside", message, i)
-            if stop > reach:
-                reach, owner = stop, i
 
     def _add_finding(self, kind: str, message: str, index: int) -> None:
         if len(self.findings) < self.limits.warnings:
