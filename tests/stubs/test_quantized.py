@@ -6,7 +6,12 @@ from pathlib import Path
 
 import pytest
 
+import ptinspect
+from ptinspect.proofs.stub_check import check_stub
+from ptinspect.proofs.worker.load_with_stub import load_strictly
 from tests.stubs.trying import attempt, failures, outcomes, run_script
+
+torch = pytest.importorskip("torch")
 
 pytestmark = pytest.mark.slow
 
@@ -91,3 +96,46 @@ def test_quantized_modules(tmp_path: Path) -> None:
     assert len(found) == 8
     assert {name: bad for name, bad in found.items() if bad} == {}
     assert not any(one.refused for one in tries)
+
+
+STATES = """
+import sys, torch
+from torch import nn
+torch.manual_seed(0)
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.deep = nn.LSTM(6, 3, 2, bidirectional=True)
+        self.two, self.both = nn.LSTM(3, 4, 2), nn.GRU(3, 4, bidirectional=True)
+        self.cells = nn.ModuleList([nn.LSTMCell(3, 4), nn.GRUCell(3, 4), nn.RNNCell(3, 4)])
+        self.fc = nn.Linear(4, 2)
+
+kinds = {nn.LSTM, nn.GRU, nn.LSTMCell, nn.GRUCell, nn.RNNCell, nn.Linear}
+model = torch.ao.quantization.quantize_dynamic(Model(), kinds, dtype=getattr(torch, sys.argv[1]))
+torch.save(model, "model.pt")
+torch.save(model.state_dict(), "state_dict.pt")
+print("\\n".join(str(getattr(model, name)) for name in ("deep", "two", "both", "cells", "fc")))
+"""
+
+
+@pytest.mark.parametrize("dtype", ["qint8", "float16"])
+def test_recurrent_layers_of_a_state_dict(dtype: str, tmp_path: Path) -> None:
+    """The stub has the same layers, and a strict load takes their packed weights."""
+    printed = run_script(tmp_path, STATES, dtype)
+    whole, state = (check_stub(str(tmp_path / f"{name}.pt")) for name in ("model", "state_dict"))
+    assert whole.ok and state.ok
+    (tmp_path / "model_def.py").write_text(ptinspect.stub(tmp_path / "state_dict.pt"))
+    script = (
+        "from model_def import build\nmodel = build()\n"
+        "names = ('deep', 'two', 'both', 'cells', 'fc')\n"
+        "print('\\n'.join(str(getattr(model, name)) for name in names))"
+    )
+    assert run_script(tmp_path, script) == printed.replace("ModuleList(", "Sequential(")
+
+
+def test_packed_weights_that_the_stub_lacks_are_unexpected(tmp_path: Path) -> None:
+    run_script(tmp_path, STATES, "qint8")
+    state = torch.load(tmp_path / "state_dict.pt", weights_only=False)
+    with pytest.raises(RuntimeError, match=r"unexpected key two\._all_weight_values\.0\.param"):
+        load_strictly(torch.nn.Module(), {k: v for k, v in state.items() if k.startswith("two.")})

@@ -73,7 +73,8 @@ def load_strictly(model: Any, state: Any) -> None:
     """Load a state_dict as `load_state_dict` does with strict=True, but in linear time.
 
     torch filters all keys once per module. Values that torch does not copy into a dense tensor
-    (sparse, nested, meta, of a subclass, no tensor) are compared by their shapes.
+    (sparse, nested, meta, of a subclass, no tensor) are compared by their shapes. Quantized
+    modules, which store packed weights and dtypes, take all values below their names.
 
     Raises:
         RuntimeError: keys or shapes differ.
@@ -85,15 +86,13 @@ def load_strictly(model: Any, state: Any) -> None:
     errors: list[str] = []
     metadata = getattr(state, "_metadata", None) or {}
     not_copied: dict[str, Any] = {}
-    values: dict[str, Any] = {}
     for key, value in state.items():
-        is_lazy = torch.nn.parameter.is_lazy(value)
-        if is_lazy or key.endswith("_extra_state"):  # torch takes them as they are
-            values[key] = value
+        is_taken = torch.nn.parameter.is_lazy(value) or isinstance(value, torch.ScriptObject)
+        if is_taken or key.endswith("_extra_state"):  # torch takes them as they are
             continue
         plain = type(value) in (torch.Tensor, torch.nn.Parameter)
-        dense = plain and value.layout == torch.strided and not (value.is_meta or value.is_nested)
-        (values if dense else not_copied)[key] = value
+        if not plain or value.layout != torch.strided or value.is_meta or value.is_nested:
+            not_copied[key] = value
     own = dict(model.named_parameters(remove_duplicate=False)) if not_copied else {}
     own |= dict(model.named_buffers(remove_duplicate=False)) if not_copied else {}
     for key, value in not_copied.items():
@@ -103,11 +102,14 @@ def load_strictly(model: Any, state: Any) -> None:
             unexpected.append(key)
         elif not value.is_nested and own[key].shape != value.shape:
             errors.append(f"size mismatch for {key}")
-    stack: list[tuple[str, Any, dict[str, Any]]] = [("", model, values)]
+    stack: list[tuple[str, Any, dict[str, Any]]] = [("", model, dict(state))]
     while stack:
         prefix, module, values = stack.pop()
+        taken = values
+        if not type(module).__module__.startswith("torch.ao."):
+            taken = {key: value for key, value in values.items() if key not in not_copied}
         module._load_from_state_dict(
-            values, prefix, metadata.get(prefix[:-1], {}), True, missing, unexpected, errors
+            taken, prefix, metadata.get(prefix[:-1], {}), True, missing, unexpected, errors
         )
         below: dict[str, dict[str, Any]] = {}
         for key, value in values.items():

@@ -159,6 +159,7 @@ def _normalized_weight(name: str, shapes: Shapes) -> Guess | None:
 
 
 _GATES = {4: "LSTM", 3: "GRU", 1: "RNN"}
+_RECURRENT_WORDS = "batch_first and dropout are not in a state_dict"
 
 
 def _recurrent(shapes: Shapes) -> Guess | None:
@@ -180,7 +181,7 @@ def _recurrent(shapes: Shapes) -> Guess | None:
     args |= {"num_layers": max(layers) + 1, "bidirectional": "weight_ih_l0_reverse" in shapes}
     if projection is not None:
         args["proj_size"] = projection[0]
-    return _checked(kind, args, shapes, "batch_first and dropout are not in a state_dict")
+    return _checked(kind, args, shapes, _RECURRENT_WORDS)
 
 
 def _likely_heads(size: int) -> int:
@@ -219,10 +220,13 @@ def _transformer(shapes: Shapes) -> Guess | None:
 
 
 # Quantized layers. Source: `_save_to_state_dict` of the classes in torch/ao/nn/quantized/modules.
-# A Linear stores its weight and bias as a pair under `_packed_params._packed_params`.
+# A Linear stores its weight and bias as a pair under `_packed_params._packed_params`, an LSTM or a
+# GRU two weights per layer and direction, and their cells a weight per key.
 
 QUANTIZED = "torch.ao.nn.quantized"
-PACKED_KEY = "_packed_params._packed_params"
+PACKED_KEY = re.compile(
+    r"(?:(.+)\.)?(_packed_params\._packed_params|_all_weight_values\.\d+\.param|_packed_weight_[ih]h)"
+)
 _NO_SCALE = [[1.0], [0]]
 """Scale and zero_point of a dynamic Linear, which has neither, in a state_dict."""
 _QUANTIZED_WORDS = (
@@ -239,6 +243,9 @@ def guess_quantized(
     """Return the call of a quantized layer, or None if it is not one."""
     others = set(tensors) - {"scale", "zero_point"}
     has_scale = {"scale", "zero_point"} <= set(tensors)
+    is_cell = list(tensors) == ["_packed_weight_ih", "_packed_weight_hh"]
+    if is_cell or (len(packed) > 1 and len(packed[1].shape) == 2 and not tensors):
+        return _quantized_recurrent([*tensors.values()] or packed, is_cell)
     if packed and not others:
         scale = [read_numbers(tensors[key]) for key in ("scale", "zero_point") if has_scale]
         if len(packed[0].shape) != 2:
@@ -278,6 +285,29 @@ def guess_quantized(
     is_activation = name.isdigit()
     kind = "Hardswish" if is_activation else "QFunctional"
     return Guess(call_expr(f"{QUANTIZED}.{kind}", **(args if is_activation else {})), (words,))
+
+
+def _quantized_recurrent(weights: list[Tensor], is_cell: bool) -> Guess | None:
+    """Guess an LSTM, GRU or cell from the weights of the input and of the state, in turns."""
+    if any(len(weight.shape) != 2 for weight in weights):
+        return None
+    (rows, size), (_, hidden), *_ = shapes = [weight.shape for weight in weights]
+    kind = _GATES.get(rows // hidden if hidden else 0)
+    if kind is None or (kind == "RNN" and not is_cell):
+        return None
+    size_expr, hidden_expr = ints((size, hidden))
+    args: dict[str, Expr] = {"input_size": size_expr, "hidden_size": hidden_expr}
+    count = len(weights) // 2
+    is_bidirectional = (
+        shapes[-2][1] == 2 * hidden if count > 2 else count == 2 and shapes[2][1] != hidden
+    )
+    if is_bidirectional:
+        count //= 2
+        args["bidirectional"] = TRUE
+    args |= {"num_layers": Literal(str(count))} if count > 1 else {}
+    args |= {"dtype": Name("torch.float16")} if not is_quantized(weights[0]) else {}
+    call = call_expr(f"{QUANTIZED}.dynamic.{kind}{'Cell' * is_cell}", **args)
+    return Guess(call, () if is_cell else (_RECURRENT_WORDS,))
 
 
 def _quantized_convolution(weight: Tensor, bias: bool) -> Guess | None:

@@ -43,7 +43,7 @@ class Branch:
     """A module, judging by the keys: its tensors and its children, in the file's order.
 
     Attributes:
-        packed: weight and bias of a quantized Linear.
+        packed: weight and bias of a quantized Linear, or the weights of a dynamic LSTM or GRU.
         has_extra_state: its class has a get_extra_state, whose result is in the state_dict.
     """
 
@@ -112,9 +112,13 @@ def key_tree(document: Document, path: Path) -> Branch:
         *parents, name = key.split(".")
         if len(info.path) == depth + 1 and name != EXTRA_STATE:
             root.descendant(parents).tensors[name] = info.tensor
-        elif len(info.path) == depth + 2 and key.endswith(f".{PACKED_KEY}"):
-            parents = key.removesuffix(f".{PACKED_KEY}").split(".")
-            root.descendant(parents).packed.append(info.tensor)
+        elif packed := PACKED_KEY.fullmatch(key):
+            branch = root.descendant(packed[1].split(".") if packed[1] else [])
+            is_weight = len(info.tensor.shape) == 2
+            if name.startswith("_packed_weight"):
+                branch.tensors |= {name: info.tensor} if is_weight else {}
+            elif is_weight or name != "param":
+                branch.packed.append(info.tensor)
     paths = [info.path for info in document.contents.tensors]
     for place in [*paths, *(entry.path for entry in document.entries)]:
         *parents, name = str(place[depth]).split(".") if len(place) > depth else [""]
