@@ -34,7 +34,9 @@ class OptimizerReport(Report):
     def text(self) -> str:
         if not self.ok:
             verdict = "the recorded optimizer state is not consistent with the recorded model"
-        elif any(result.undecided and result.model for result in self.optimizers):
+        elif any(
+            {"model"} - {f.kind for f in r.undecided} and r.undecided for r in self.optimizers
+        ):
             verdict = "nothing contradicts the recorded model, but not all is decided"
         elif any(result.model is None for result in self.optimizers):
             verdict = "the recorded optimizer state is consistent; the file has no model to compare"

@@ -180,10 +180,12 @@ def _select_weights(document: Document, entry: str | None) -> Weights:
     models = [weights for weights in candidates if not weights.is_average]
     if len(models) < 2:
         return candidates[0]
-    if len(document.optimizers) != 1:
-        raise several_entries_error("model", [weights.path for weights in models])
-    pairing = best_match(slots_of(document.optimizers[0], document.tensor_of), models)
-    return pairing.weights if pairing is not None else models[0]
+    if len(document.optimizers) == 1:
+        optimizer = document.optimizers[0]
+        pairing = best_match(slots_of(optimizer, document.tensor_of), models, optimizer.path)
+        if pairing is not None and pairing.weights.order:
+            return pairing.weights
+    raise several_entries_error("model", [weights.path for weights in models])
 
 
 def _select_optimizers(document: Document, weights: Weights) -> list[dict[str, Any]]:

@@ -715,3 +715,50 @@ def test_equal_constants_are_no_copies() -> None:
     optimizer.step()
     found = checked({"model": weights, "optimizer": optimizer.state_dict()})
     assert [doubt.kind for doubt in found.undecided] == ["names"]
+
+
+def adversaries(sizes: tuple[int, int], **names: str) -> list[OptimizerFit]:
+    """A generator that was trained, and a discriminator whose optimizer has made no step."""
+    torch.manual_seed(0)
+    first, second = (
+        nn.Sequential(*(nn.Linear(width, 3 if width == 2 else 2) for width in (2, 3) * size))
+        for size in sizes
+    )
+    trained_one, fresh = optim.Adam(first.parameters()), optim.Adam(second.parameters())
+    first(torch.ones(1, 2)).sum().backward()
+    trained_one.step()
+    made = {
+        "generator": first.state_dict(), "discriminator": second.state_dict(),
+        names["first"]: trained_one.state_dict(), names["second"]: fresh.state_dict(),
+    }  # fmt: skip
+    buffer = io.BytesIO()
+    torch.save(made, buffer)
+    buffer.seek(0)
+    with open_document(buffer) as document:
+        return check_optimizers(document)
+
+
+@pytest.mark.parametrize("sizes", [(1, 1), (2, 1), (1, 2)])
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("optG", "optD"), ("optimizer_g", "optimizer_disc"), ("g_optim", "discriminator_optimizer")],
+)
+def test_an_optimizer_without_state_belongs_to_the_model_of_its_name(
+    sizes: tuple[int, int], first: str, second: str
+) -> None:
+    found = adversaries(sizes, first=first, second=second)
+    assert [fit.model for fit in found] == [("generator",), ("discriminator",)]
+    assert [fault.kind for fit in found for fault in fit.findings] == ["missing-state"]
+
+
+def test_the_number_of_parameters_decides_without_names() -> None:
+    found = adversaries((2, 1), first="optimizer_1", second="optimizer_2")
+    assert [fit.model for fit in found] == [("generator",), ("discriminator",)]
+
+
+def test_an_optimizer_that_may_be_that_of_two_models_is_undecided() -> None:
+    first, second = adversaries((1, 1), first="optimizer_1", second="optimizer_2")
+    for fit in (first, second):
+        assert (fit.model, fit.fits, set(fit.names)) == (None, True, {None})
+        message = "it may be the optimizer of generator or discriminator: all fit"
+        assert message in [fault.message for fault in fit.undecided]

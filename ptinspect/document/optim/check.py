@@ -109,7 +109,7 @@ def check_optimizers(document: Document, *, values: bool = True) -> list[Optimiz
             }
             optimizer = optimizer._replace(state=state)
         slots = slots_of(optimizer, document.weight_of)
-        match = best_match(slots, candidates)
+        match = best_match(slots, candidates, optimizer.path)
         if values and match is not None and len(slots) < len(match.weights.parameters):
             match = decide_copies(slots, match)
         check = checks(optimizer, slots, match)
@@ -142,7 +142,7 @@ def fit_line(document: Document) -> str | None:
         more = f", and {len(faults) - 1} more" if len(faults) > 1 else ""
         path = f"{dotted(fit.optimizer.path)}: " if len(fits) > 1 else ""
         return f"no: {path}{fault}{more}"
-    if any(fit.model is None for fit in fits):
+    if any(fault.kind == "model" for fit in fits for fault in fit.undecided):
         return "undecided: the file has no weights"
     undecided = sum(len(fit.undecided) for fit in fits)
     models = list(dict.fromkeys(fit.model for fit in fits if fit.model))
@@ -207,7 +207,7 @@ class _Check:
         if values:
             self.check_steps()
             self.check_numbers()
-        path = weights.path if weights is not None else None
+        path = weights.path if weights is not None and weights.order else None
         return OptimizerFit(self.optimizer, path, self.names, self.findings)
 
     def add_fault(self, kind: str, message: str, parameter: str | None = None) -> None:

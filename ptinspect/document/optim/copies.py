@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.document.elements import contiguous, iter_contiguous
-from ptinspect.document.optim.matching import Fault, Match, Slot, Weight, Weights, best_match
+from ptinspect.document.optim.matching import (
+    FROZEN,
+    Fault,
+    Match,
+    Slot,
+    Weight,
+    Weights,
+    best_match,
+)
 from ptinspect.errors import UnsupportedError
 from ptinspect.pickling.pyobjects import dotted
 
@@ -21,8 +28,6 @@ EMBEDDINGS = frozenset(
 )
 HEADS = frozenset(["lm_head", "output", "embed_out", "decoder", "head", "generator", "proj"])
 """Modules of language models that usually have one weight together."""
-FROZEN = re.compile(r"(^|[._])(target|teacher|frozen|ema|momentum|ref|reference|old)([._\d]|$)")
-"""Modules that are copies of others and not trained, such as the target network of a DQN."""
 
 
 def decide_copies(slots: list[Slot], match: Match) -> Match:

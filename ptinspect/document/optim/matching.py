@@ -7,6 +7,7 @@ the state_dict without its buffers, and the shapes of the tensors in the state.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -17,8 +18,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ptinspect.document.optim.state import COLUMN, ROW, Optimizer, state_keys
 from ptinspect.document.tensor import Tensor
 from ptinspect.document.tensors import TensorInfo
-from ptinspect.pickling.pyobjects import Path, as_mapping, as_sequence
+from ptinspect.pickling.pyobjects import Path, as_mapping, as_sequence, dotted
 from ptinspect.pickling.values import Value
+from ptinspect.text import join_names
 from ptinspect.torchnn.attributes import NORM_BUFFERS, WRAPPER_PREFIXES
 
 if TYPE_CHECKING:
@@ -251,24 +253,56 @@ def slots_of(optimizer: Optimizer, tensor_of: Callable[[Value], Tensor | None]) 
     return slots
 
 
-def best_match(slots: list[Slot], candidates: list[Weights]) -> Match | None:
-    """Return the match with the first model that fits, else with the nearest; None without models.
-    Of more than `MAX_MODELS` those with as many parameters are tried first."""
+FROZEN = re.compile(r"(^|[._])(target|teacher|frozen|ema|momentum|ref|reference|old)([._\d]|$)")
+"""Modules that are copies of others and not trained, such as the target network of a DQN."""
+
+_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|\d+")
+
+
+def best_match(slots: list[Slot], candidates: list[Weights], path: Path = ()) -> Match | None:
+    """Return the match with the model that fits, else with the nearest; None without models.
+
+    Of several that fit, the number of parameters decides, then the optimizer's path: `opt_d` is
+    that of `discriminator`. Otherwise, the match is with no model, and its fault names them.
+    Of more than `MAX_MODELS` those with as many parameters are tried first.
+    """
     if len(candidates) > MAX_MODELS:
         same_count = [weights for weights in candidates if len(weights.parameters) == len(slots)]
         candidates = [*same_count, *candidates][:MAX_MODELS]
-    matches: list[Match] = []
-    for weights in candidates:
-        match = _match(slots, weights)
-        if match.fits:
-            return match
-        matches.append(match)
+    matches = [_match(slots, weights) for weights in candidates]
 
     def distance(match: Match) -> tuple[int, int]:
         faults = [fault for fault in match.faults if fault.is_certain]
         return len(faults), abs(len(slots) - len(match.weights.parameters))
 
-    return min(matches, key=distance, default=None)
+    fitting = [match for match in matches if match.fits]
+    fitting = [match for match in fitting if not match.faults] or fitting
+    fitting = [m for m in fitting if len(m.weights.parameters) == len(slots)] or fitting
+    if not fitting:
+        return min(matches, key=distance, default=None)
+    scores = [_common_words(path, match.weights.path) for match in fitting]
+    fitting = [m for m, score in zip(fitting, scores, strict=True) if score == max(scores)]
+    rivals = {
+        tuple(weight.tensor.view_key() for weight in match.weights.parameters): path
+        for match in reversed(fitting)
+        if (path := match.weights.path) and not match.weights.is_average
+        if not FROZEN.search(dotted(path))
+    }
+    if not slots or len(rivals) < 2:
+        return fitting[0]
+    names = join_names(map(dotted, reversed(rivals.values())), 3, " or ")
+    fault = Fault("names", f"it may be the optimizer of {names}: all fit", is_certain=False)
+    return _no_match(slots, Weights(()), fault)
+
+
+def _common_words(optimizer: Path, model: Path) -> int:
+    """Return how many words of an optimizer's path a model's path has, if only their beginnings."""
+    common = {"state", "dict", "model", "net", "opt", "optim", "optimizer"}
+    words, others = (
+        {word.lower() for word in _WORD.findall(dotted(path))} - common
+        for path in (optimizer, model)
+    )
+    return sum(any(w.startswith(o) or o.startswith(w) for o in others) for w in words)
 
 
 def _match(slots: list[Slot], weights: Weights) -> Match:
