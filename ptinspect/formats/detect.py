@@ -21,6 +21,7 @@ from ptinspect.formats.signatures import (
     MODEL_ENDINGS,
     ZIP_MAGIC,
     Identity,
+    as_text_error,
     identify_index,
     identify_signature,
     identify_text,
@@ -96,7 +97,7 @@ def open_archive(source: Source, limits: Limits = LIMITS) -> Archive:
     except (DamagedError, FormatError) as error:
         raise text_transfer_error(source) or error from None
     if any(name.module.endswith("\r") for stream in archive.streams for name in stream.globals):
-        raise text_transfer_error(source) or DamagedError("the name of a module ends in CR")
+        raise as_text_error()
     return archive
 
 

@@ -46,8 +46,8 @@ ZIP_MAGIC = b"PK\x03\x04"
 TEXT_BYTES = 1 << 16
 """Bytes by which a file that was treated as text is recognized."""
 
-REPLACED = "\ufffd".encode()
-"""What a decoder writes in the place of bytes that are not UTF-8."""
+_NON_ASCII = [text.encode() for text in ("\x80", "\u20ac", "\ufffd")]
+"""What 0x80 becomes in UTF-8: read as latin1 or as cp1252, or replaced."""
 
 
 class Signature(NamedTuple):
@@ -248,21 +248,24 @@ def text_transfer_error(source: Source) -> DamagedError | None:
     """Return the error for a zip or pickle that a transfer has treated as text, if it looks like
     one: each LF became CR LF, or each byte above 127 became several, as in UTF-8."""
     head = source.read(0, min(source.size, TEXT_BYTES))
-    if not head.startswith((ZIP_MAGIC, b"\x80", b"\xc2\x80", REPLACED)):
+    if head.startswith((b"\xff\xfeP\0K\0", b"\xff\xfe\x80\0")):
+        return as_text_error("its bytes are characters of UTF-16")
+    if not head.startswith((ZIP_MAGIC, b"\x80", *_NON_ASCII)):
         return None
-    change = None
     if head.count(b"\n") >= 3 and head.count(b"\n") == head.count(b"\r\n"):
-        change = "each LF is a CR LF"
-    elif REPLACED + b"\x02" in head or b"\xc2\x80\x02" in head:
-        try:
-            head.decode()
-        except UnicodeDecodeError as error:
-            is_utf8 = error.start > len(head) - 4  # a character that is cut off
-        else:
-            is_utf8 = True
-        change = "its bytes above 127 are characters of UTF-8" if is_utf8 else None
-    if change is None:
+        return as_text_error()
+    if not any(text + bytes([protocol]) in head for text in _NON_ASCII for protocol in range(2, 6)):
         return None
+    try:
+        head.decode()
+    except UnicodeDecodeError as error:
+        if error.start <= len(head) - 4:  # not a character that is cut off
+            return None
+    return as_text_error("its bytes above 127 are characters of UTF-8")
+
+
+def as_text_error(change: str = "each LF is a CR LF") -> DamagedError:
+    """Return the error for a file that a transfer has treated as text."""
     return DamagedError(
         f"the file was read as text and written again: {change}",
         hint="transfer the original again in binary mode; for git: `*.pt binary` in .gitattributes",

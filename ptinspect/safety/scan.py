@@ -16,12 +16,12 @@ from struct import Struct
 from typing import TYPE_CHECKING, TypeAlias
 
 from ptinspect.errors import PtInspectError
-from ptinspect.formats.signatures import text_transfer_error
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.safety.containers.dispatch import buffer_if_small, scan_source
 from ptinspect.safety.load_advice import next_steps, state_load_advice
 from ptinspect.safety.policy import load_policy
 from ptinspect.safety.report import (
+    CLEAN,
     DANGEROUS,
     ScanReport,
     dump_reports,
@@ -29,7 +29,7 @@ from ptinspect.safety.report import (
     load_reports,
     unreadable_report,
 )
-from ptinspect.safety.scan_state import Budget, ScanState, fit
+from ptinspect.safety.scan_state import Budget, ScanState, damaged_report, fit
 from ptinspect.source.local import MAX_COPY_BYTES, check_type, find_files, open_source
 
 if TYPE_CHECKING:
@@ -92,10 +92,9 @@ def scan_file(
         with open_source(path) as source:
             state = ScanState(source.path, None, 0, Budget(limits))
             scan_source(buffer_if_small(source), state)
-            if state.errors:
-                cause = text_transfer_error(source)
-                state.errors = [cause, *state.errors] if cause else state.errors
             report = state.report(allow, allow_unknown)
+            if report.verdict != CLEAN:
+                report = damaged_report(state, report, source)
             if advise_clean or is_listed(report, several=True):
                 load = None
                 if not state.errors and report.verdict != DANGEROUS:

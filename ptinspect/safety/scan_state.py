@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from ptinspect.errors import LimitError, Place
+from ptinspect.formats.signatures import as_text_error, text_transfer_error
 from ptinspect.limits import LIMITS
 from ptinspect.safety import report as reports
 from ptinspect.safety.report import UNKNOWN, Finding, ReadError, ScanReport, shorten
@@ -262,6 +263,25 @@ class ScanState:
             notes=tuple(notes),
             skipped=self.skipped and not verdicts,
         )
+
+
+def damaged_report(state: ScanState, report: ScanReport, source: Source) -> ScanReport:
+    """Return the report, with the reason if a transfer has treated the file as text.
+
+    Such a file is unreadable if all findings come from that: names that end in CR, and a zip whose
+    offsets are wrong.
+    """
+    names = [finding.name for finding in report.all_findings()]
+    has_cr = any("\r" in name for name in names)
+    cause = text_transfer_error(source) if state.errors else None
+    cause = as_text_error() if has_cr else cause
+    if cause is None:
+        return report
+    errors = (ReadError.of(cause), *report.errors)
+    state.errors.insert(0, cause)
+    if all("\r" in name or name.startswith("zip-") for name in names):
+        return replace(report, verdict=reports.UNREADABLE, findings=(), members=(), errors=errors)
+    return replace(report, errors=errors)
 
 
 def scan_member(outer: ScanState, source: Source, record: str) -> ScanState | None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import pickle
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +20,14 @@ CHANGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "latin1 as UTF-8": (
         lambda data: data.decode("latin1").encode(),
         "its bytes above 127 are characters of UTF-8",
+    ),
+    "cp1252 as UTF-8": (
+        lambda data: data.decode("cp1252", "replace").encode(),
+        "its bytes above 127 are characters of UTF-8",
+    ),
+    "UTF-16": (
+        lambda data: data.decode("latin1").encode("utf-16"),
+        "its bytes are characters of UTF-16",
     ),
     "replaced": (
         lambda data: data.decode(errors="replace").encode(),
@@ -37,8 +48,8 @@ def test_a_file_that_was_treated_as_text(name: str, change: str, tmp_path: Path)
     assert "binary mode" in (caught.value.hint or "")
     report = ptinspect.scan(file)
     assert report.errors[0].message == caught.value.message
-    assert report.verdict != "clean"
-    assert report.steps[:1] in ((caught.value.hint,), ("do not load it",))
+    assert (report.verdict, report.findings, report.members) == ("unreadable", (), ())
+    assert report.steps == (caught.value.hint,)
 
 
 def test_a_text_with_cr_lf_is_not_one(tmp_path: Path) -> None:
@@ -47,3 +58,35 @@ def test_a_text_with_cr_lf_is_not_one(tmp_path: Path) -> None:
     with pytest.raises(FormatError) as caught:
         ptinspect.open(file).close()
     assert "read as text" not in caught.value.message
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_a_pickle_with_cr_lf(protocol: int, tmp_path: Path) -> None:
+    """Protocol 0 is text, and protocols from 4 have no lines."""
+    file = tmp_path / "sent.pkl"
+    data = pickle.dumps(OrderedDict(a=1, b=Counter([1])), protocol)
+    file.write_bytes(data.replace(b"\n", b"\r\n"))
+    report = ptinspect.scan(file, commands=("stub",))
+    if b"\n" not in data:
+        assert report.verdict == "clean"
+        return
+    assert (report.verdict, report.findings) == ("unreadable", ())
+    assert report.errors[0].message.endswith("written again: each LF is a CR LF")
+    assert report.steps == (report.errors[0].hint,)
+    with pytest.raises(DamagedError, match="each LF is a CR LF"):
+        ptinspect.open(file).close()
+
+
+def test_what_runs_code_is_dangerous_in_a_damaged_file_too(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> object:
+            return os.system, ("true",)
+
+    file = tmp_path / "sent.pkl"
+    data = (
+        pickle.dumps(["a\nb\nc\n", Evil()], 4).replace(b"\n", b"\r\n").replace(b"\x06a", b"\x09a")
+    )
+    file.write_bytes(data)
+    report = ptinspect.scan(file)
+    assert report.verdict == "dangerous"
+    assert report.steps == ("do not load it",)
