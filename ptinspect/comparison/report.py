@@ -194,13 +194,16 @@ def _is_rounding(change: Change) -> bool:
 
 
 def _optimizers_changed(report: DiffReport) -> str:
-    texts = []
+    """Return `optimizer lr changed: …; 2 optimizers dropped`; each text once."""
+    texts: Counter[str] = Counter()
     for item in report.optimizers:
         details = f": {join_names(item.details, 3)}" if item.details else ""
-        changed = f"optimizer {join_names(item.what)} changed{details}"
-        lone = {"removed": "optimizer dropped", "added": "optimizer added"}
-        texts.append(lone.get(item.change, changed))
-    return "; ".join(texts)
+        changed = f"{join_names(item.what)} changed{details}"
+        texts[{"removed": "dropped", "added": "added"}.get(item.change, changed)] += 1
+    return "; ".join(
+        f"{count_text(n, 'optimizer') if n > 1 else 'optimizer'} {text}"
+        for text, n in texts.items()
+    )
 
 
 def _sections(report: DiffReport) -> list[_Section]:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ptinspect.atomic_file import atomic_outputs, check_destination, check_disk_space
@@ -84,7 +85,7 @@ def convert(
     """
     source, target = os.fspath(src), None if dst is None else os.fspath(dst)
     options = ConvertOptions(
-        target_of_suffix(target, to, source),
+        target_of_suffix(target, to, source, partial(find_refusal, source, dst=target)),
         edits=KeyEdits(
             as_tuple(include), as_tuple(exclude), as_tuple(strip_prefix),
             tuple(map(parse_rename, as_tuple(rename))), add_prefix,
@@ -116,12 +117,15 @@ _LOSSES = (
 """Kinds of what a document leaves out, or chooses."""
 
 
-def find_refusal(path: str, to: str, *, all_entries: bool = False) -> PtInspectError | None:
+def find_refusal(
+    path: str, to: str, *, dst: str | None = None, all_entries: bool = False
+) -> PtInspectError | None:
     """Return the error with which `convert` refuses a file, before it is advised; None if it works.
-    An output that exists does not count."""
+    An output that exists does not count, and standard input cannot be tried."""
     with shell_options():
         try:
-            convert(path, to=to, all_entries=all_entries, force=True, dry_run=True)
+            if path != "-":
+                convert(path, dst, to=to, all_entries=all_entries, force=True, dry_run=True)
         except PtInspectError as error:
             return error
     return None

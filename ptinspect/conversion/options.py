@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -212,22 +212,32 @@ class ConvertOptions:
             raise PtInspectError("--allow-overflow needs --dtype")
 
 
-def target_of_suffix(path: str | None, to: str | None, source: str = "SRC") -> str:
-    """Return the target: `to`, or else the one for the suffix of DST."""
+def target_of_suffix(
+    path: str | None,
+    to: str | None,
+    source: str = "SRC",
+    refusal: Callable[[str], PtInspectError | None] = lambda to: None,
+) -> str:
+    """Return the target: `to`, or else the one for the suffix of DST.
+
+    If there is none, the error names the targets for which there is no `refusal`; if all are
+    refused, it is the last refusal.
+    """
     if to is not None:
         return to
     suffix = os.path.splitext(path or "")[1].lower()
     if path and suffix in SUFFIXES:
         return SUFFIXES[suffix]
+    refusals = {name: refusal(name) for name in ("safetensors", "state_dict", "checkpoint", "same")}
+    targets = [name for name, error in refusals.items() if error is None]
+    if not targets and refusals["same"]:
+        raise refusals["same"]
     words = f"ptinspect convert {shell_word(source)}{f' {shell_word(path)}' if path else ''} --to"
     raise PtInspectError(
         f"the suffix of {path} does not say what to write"
         if path
         else "neither DST nor --to says what to write",
-        hint="one of these:\n"
-        f"{words} safetensors\n"
-        f"{words} state_dict\n"
-        f"{words} checkpoint  # or --to same: everything in SRC",
+        hint="\n".join(["one of these:", *(f"{words} {name}" for name in targets)]),
     )
 
 

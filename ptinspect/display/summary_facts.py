@@ -177,7 +177,9 @@ def _load_facts(document: Document, hints: bool) -> Iterator[Fact]:
         dangerous_findings,
         has_safe_globals_line,
         load_advice,
+        modules_first,
         path_to_load,
+        with_imports,
     )
 
     hints = hints and document.path != "-"  # standard input cannot be read again
@@ -191,10 +193,11 @@ def _load_facts(document: Document, hints: bool) -> Iterator[Fact]:
         yield "load", f"{DO_NOT_LOAD}: {cut(danger[0].chain)}"
         yield "", cut(danger[0].reason)
         return
-    yield "load", safe(advice.call)
+    modules = modules_first(document.globals, hints and bool(advice.needs))
+    yield "load", safe(with_imports(advice.call, *modules))
     path = path_to_load(document)
     if document.archive.format == "safetensors" and path.endswith(".safetensors"):
-        yield "", f"torch.load({safe(python_literal(path))})  # torch 2.13 or later"
+        yield "", f"import torch; torch.load({safe(python_literal(path))})  # torch 2.13 or later"
     for reason in advice.blockers:
         yield "", f"weights_only cannot load it: {cut(reason)}"
     if not advice.weights_only and not advice.blockers and not advice.needs:

@@ -161,7 +161,7 @@ def _open(source: Source, limits: Limits, allow_index: bool) -> Archive:
         is_index = named.format.endswith("-index")
         is_ggml = named.format == "gguf" and not head.startswith(b"GGUF")
         if named.format not in READERS or is_ggml or (is_index and not allow_index):
-            raise named.error()
+            raise named.error(source.path)
         if named.format == "npz":
             from ptinspect.formats.zip_directory import ZipDirectory
 
@@ -190,7 +190,7 @@ def _open(source: Source, limits: Limits, allow_index: bool) -> Archive:
 def _open_zip(source: Source, limits: Limits) -> Archive:
     directory, identity, folder = read_zip_directory(source, limits)
     if identity.format not in READERS:
-        raise identity.error()
+        raise identity.error(source.path)
     if identity.format == "torch-export":
         return _reader("torch-export")(source, directory, folder, _open_shard, limits)
     return _reader(identity.format)(source, directory, folder, limits)
@@ -254,7 +254,7 @@ def read_zip_directory(source: Source, limits: Limits) -> tuple[ZipDirectory, Id
         directory = ZipDirectory(source, limits)
     except DamagedError:
         if is_concatenated(source):
-            raise CONCATENATED_ZIPS.error() from None
+            raise CONCATENATED_ZIPS.error(source.path) from None
         raise
     return directory, *identify_zip(directory.names, directory.index)
 

@@ -20,7 +20,7 @@ from ptinspect.formats.safetensors import dense_tensor, encoded_tensor, ordered_
 from ptinspect.formats.zip_directory import STORED
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.values import Value
-from ptinspect.text import bounded_repr, count_text, join_names, printable_name
+from ptinspect.text import bounded_repr, count_text, join_names, printable_name, shell_word
 
 if TYPE_CHECKING:
     from ptinspect.formats.zip_directory import ZipDirectory
@@ -127,7 +127,7 @@ def parse_header(head: bytes) -> object:
     return None
 
 
-def read_header(head: bytes, record: str | None = None) -> ArrayHeader:
+def read_header(head: bytes, record: str | None = None, path: str = "-") -> ArrayHeader:
     """Return the header that `head`, the first bytes of an array, begins with. DamagedError if it
     is truncated, or not as numpy writes it."""
     where = Place(record, 0)
@@ -146,7 +146,7 @@ def read_header(head: bytes, record: str | None = None) -> ArrayHeader:
         raise UnsupportedError(
             "the array has objects as elements, which are a pickle",
             where=where,
-            hint="`ptinspect scan` says whether it may be loaded with allow_pickle=True",
+            hint=f"`ptinspect scan {shell_word(path)}` says whether allow_pickle=True is safe",
         )
     text = descr if isinstance(descr, str) else repr(descr)
     return ArrayHeader(text, order, shape, end, itemsize)
@@ -241,7 +241,7 @@ def array_nbytes(header: ArrayHeader, left: int, record: str | None) -> int:
 def read_npy(source: Source, limits: Limits = LIMITS) -> NumpyFile:
     """Read a file with one array. DamagedError if it is truncated, UnsupportedError if its elements
     are objects."""
-    header = read_header(source.read(0, min(source.size, MAX_HEADER + 12)))
+    header = read_header(source.read(0, min(source.size, MAX_HEADER + 12)), path=source.path)
     archive = NumpyFile(source, "npy", limits)
     nbytes = array_nbytes(header, source.size - header.start, None)
     span = Span(None, nbytes, header.start, source.base)
@@ -271,7 +271,7 @@ def read_npz(
         if name in values or name in refused:
             raise DamagedError(f"the array {bounded_repr(name)} is there twice")
         try:
-            header = read_header(head, record)
+            header = read_header(head, record, source.path)
         except UnsupportedError as error:
             refused[name] = error
             continue

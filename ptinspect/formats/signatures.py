@@ -5,12 +5,13 @@ No rule looks at the file's name. `detect` applies them in torch's order.
 
 from __future__ import annotations
 
+import os
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, FormatError, Place
 from ptinspect.pickling.opcodes import BY_CODE, skip_opcode
-from ptinspect.text import bounded_repr
+from ptinspect.text import bounded_repr, python_literal, shell_word
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -21,15 +22,22 @@ if TYPE_CHECKING:
 
 class Identity(NamedTuple):
     """The format of a file: its name in JSON, its description ("a safetensors file"), and what to
-    do with it if ptinspect does not read it."""
+    do with it, where `(path`, FILE and FOLDER stand for the file."""
 
     format: str
     description: str
     hint: str | None = None
 
-    def error(self) -> FormatError:
+    def advice(self, path: str) -> str | None:
+        """Return the hint with the file's path in it; it can be pasted."""
+        words = {"(path": f"({python_literal(path)}", "FILE": shell_word(path)}
+        words["FOLDER"] = shell_word(os.path.dirname(path) or ".")
+        pattern = r"\(path\b|\bFILE\b|\bFOLDER\b"
+        return self.hint and re.sub(pattern, lambda match: words[match[0]], self.hint)
+
+    def error(self, path: str) -> FormatError:
         message = f"it is {self.description}, not a file that torch.save writes"
-        return FormatError(message, hint=self.hint)
+        return FormatError(message, hint=self.advice(path))
 
 
 def unknown_format_error(head: bytes) -> FormatError:
@@ -61,21 +69,22 @@ class Signature(NamedTuple):
 
 
 _UNPACK = "unpack it and show what was in it: "
-_JOBLIB = "load it with joblib.load(path), if you trust it, and dump it again"
-_KERAS = 'open it with h5py.File(path, "r") or keras.models.load_model(path)'
-_LUA = "torchfile.load(path) reads it, and so did torch.utils.serialization of torch 0.4"
-_MATLAB = "read it with scipy.io.loadmat(path)"
-_GGUF = "gguf.GGUFReader(path), of the package gguf, reads it"
+_STREAM = _UNPACK + "{} < FILE > unpacked"
+_JOBLIB = "import joblib; joblib.load(path)  # runs what the file says"
+_KERAS = 'import h5py; h5py.File(path, "r")  # or keras.models.load_model'
+_LUA = "import torchfile; torchfile.load(path)"
+_MATLAB = "import scipy.io; scipy.io.loadmat(path)"
+_GGUF = "import gguf; gguf.GGUFReader(path)"
 
 SIGNATURES = (
-    Signature(0, b"\x93NUMPY", "npy", "a numpy array", "read it with numpy.load(path)"),
-    Signature(0, b"\x1f\x8b", "compressed", "compressed by gzip", _UNPACK + "gunzip FILE"),
-    Signature(0, b"BZh", "compressed", "compressed by bzip2", _UNPACK + "bunzip2 FILE"),
-    Signature(0, b"\xfd7zXZ\0", "compressed", "compressed by xz", _UNPACK + "unxz FILE"),
-    Signature(0, b"\x28\xb5\x2f\xfd", "compressed", "compressed by zstd", _UNPACK + "unzstd FILE"),
-    Signature(0, b"\x04\x22\x4d\x18", "compressed", "compressed by lz4", _UNPACK + "unlz4 FILE"),
+    Signature(0, b"\x93NUMPY", "npy", "a numpy array", "import numpy; numpy.load(path)"),
+    Signature(0, b"\x1f\x8b", "compressed", "compressed by gzip", _STREAM.format("gunzip")),
+    Signature(0, b"BZh", "compressed", "compressed by bzip2", _STREAM.format("bunzip2")),
+    Signature(0, b"\xfd7zXZ\0", "compressed", "compressed by xz", _STREAM.format("unxz")),
+    Signature(0, b"\x28\xb5\x2f\xfd", "compressed", "compressed by zstd", _STREAM.format("unzstd")),
+    Signature(0, b"\x04\x22\x4d\x18", "compressed", "compressed by lz4", _STREAM.format("unlz4")),
     Signature(0, b"ZF0x", "compressed", "a compressed dump of joblib before 0.10", _JOBLIB),
-    Signature(0, b"\x1f\x9d\x90", "compressed", "compressed by compress", _UNPACK + "zcat FILE"),
+    Signature(0, b"\x1f\x9d\x90", "compressed", "compressed by compress", _STREAM.format("zcat")),
     Signature(0, b"7z\xbc\xaf\x27\x1c", "compressed", "a 7z archive", _UNPACK + "7z x FILE"),
     Signature(0, b"Rar!\x1a\x07", "compressed", "a RAR archive", _UNPACK + "unrar x FILE"),
     Signature(0, b"\x89HDF\r\n\x1a\n", "hdf5", "an HDF5 file (Keras writes these)", _KERAS),
@@ -91,7 +100,7 @@ SIGNATURES = (
     Signature(0, b"\x03\0\0\0\x01\0\0\0", "torch7", "a file of Lua Torch7", _LUA),
     Signature(0, b"\x12\x01\0\0\0\0\0\0", "mxnet", "an MXNet parameter file"),
     Signature(0, b"ftrt", "tensorrt", "a TensorRT engine"),
-    Signature(0, b"PAR1", "parquet", "a Parquet file", "read it with pandas.read_parquet(path)"),
+    Signature(0, b"PAR1", "parquet", "a Parquet file", "import pandas; pandas.read_parquet(path)"),
     Signature(0, b"ARROW1", "arrow", "an Arrow file"),
     Signature(0, b"SQLite format 3\0", "sqlite", "an SQLite database"),
     Signature(0, b"%PDF-", "pdf", "a PDF document"),
@@ -123,19 +132,21 @@ def identify_signature(head: bytes, tail: bytes, size: int) -> Identity | None:
     length = int.from_bytes(head[:8], "little")
     if head[8:9] == b"{" and length <= _SAFETENSORS_HEADER and length + 8 <= max(size, len(head)):
         return Identity(
-            "safetensors", "a safetensors file", "load it with safetensors.torch.load_file(path)"
+            "safetensors",
+            "a safetensors file",
+            "import safetensors.torch; safetensors.torch.load_file(path)",
         )
     if tail == _SSTABLE:
         return Identity(
             "tensorflow",
             "the index of a TensorFlow checkpoint",
-            "read it with tf.train.load_checkpoint(prefix)",
+            'import tensorflow as tf; tf.train.load_checkpoint(path.removesuffix(".index"))',
         )
     # ONNX and TensorFlow have no magic number. Their first field is a version, their second a
     # producer's name (ONNX) or a graph (`onnx.proto`, `saved_model.proto`).
     if len(head) < 4 or head[0] != 0x08 or not 0 < head[1] < 0x20:
         return None
-    onnx = Identity("onnx", "an ONNX model", "load it with onnx.load(path)")
+    onnx = Identity("onnx", "an ONNX model", "import onnx; onnx.load(path)")
     producer = head[4 : 4 + head[3]]
     if head[2] == 0x12 and head[3] < 64 and producer.isascii() and producer.decode().isprintable():
         return onnx
@@ -298,8 +309,8 @@ class ZipKind(NamedTuple):
     hint: str | None = None
 
 
-_JIT = 'load it with torch.jit.load(path, map_location="cpu")'
-_EXPORT = "load it with torch.export.load(path)"
+_JIT = 'import torch; torch.jit.load(path, map_location="cpu")'
+_EXPORT = "import torch; torch.export.load(path)"
 _TORCH_SAVE = "a file of torch.save"
 
 # The first row that matches decides.
@@ -310,14 +321,14 @@ ZIP_KINDS = (
     ZipKind(("FOLDER/model.json",), "torchscript", "a TorchScript program (torch < 1.4)", _JIT),
     ZipKind(("FOLDER/data.pkl",), "torch-zip", _TORCH_SAVE),
     ZipKind(("FOLDER/.data/extern_modules",), "torch-package", "a torch.package archive",
-            "torch.package.PackageImporter(path) opens it; that runs the code in it"),
+            "import torch.package; torch.package.PackageImporter(path)  # runs its code"),
     ZipKind(("FOLDER/archive_format",), "torch-export", "a .pt2 program (torch.export)", _EXPORT),
     ZipKind(("serialized_exported_program.json",), "torch-export", "a .pt2 program (torch.export)",
             _EXPORT),
     ZipKind(("MAR-INF/MANIFEST.json",), "zip", "a TorchServe archive (.mar)",
             "unzip it and show the .pt or .pth file in it"),
     ZipKind(("model.weights.h5", "config.json"), "zip", "a Keras 3 model",
-            "load it with keras.models.load_model(path)"),
+            "import keras; keras.models.load_model(path)"),
     ZipKind(("policy.pth", "pytorch_variables.pth"), "zip", "a Stable-Baselines3 model",
             "unzip it and show policy.pth"),
     ZipKind(("[Content_Types].xml",), "zip", "an Office document"),
@@ -354,7 +365,7 @@ def identify_zip(names: Sequence[str], index: Collection[str]) -> tuple[Identity
         return Identity("torch-zip", _TORCH_SAVE), pickles[0][: -len("data.pkl")]
     if names and all(name.endswith(".npy") for name in names):
         description = "a zip of numpy arrays (.npz)"
-        return Identity("npz", description, "read it with numpy.load(path)"), folder
+        return Identity("npz", description, "import numpy; numpy.load(path)"), folder
     if not names:
         return Identity("zip", "an empty zip"), folder
     if f"{folder}.data/serialization_id" in index:  # torch's writer always writes it last

@@ -35,7 +35,7 @@ from ptinspect.formats.zip_records import (
     read_rows,
 )
 from ptinspect.limits import LIMITS, Limits
-from ptinspect.text import bounded_repr
+from ptinspect.text import bounded_repr, python_literal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -50,7 +50,6 @@ if TYPE_CHECKING:
 
 _END_SIZE = 22
 STORED, DEFLATED = 0, 8
-PACK_AGAIN = "unpack it, and pack it again without compression: zip -0"
 
 SECRET = ENCRYPTED | 0x40 | 0x2000  # also strong encryption, and a masked directory
 KNOWN_FLAGS = ENCRYPTED | DESCRIBED | UTF8 | 0x6  # 0x6: deflate's level
@@ -59,6 +58,13 @@ SMALL_PICKLE = 16 << 20
 """Bytes up to which a compressed pickle may be as dense as deflate allows."""
 
 _BAD_NAME = re.compile(r"^[/\\]|^[A-Za-z]:|(?:^|[/\\])\.\.(?:[/\\]|$)|[\x00-\x1f\x7f\\]")
+
+
+def pack_again(path: str) -> str:
+    """Return the line of Python that writes a zip's records to model.pt without compression."""
+    files = f'zipfile.ZipFile({python_literal(path)}), zipfile.ZipFile("model.pt", "w")'
+    copy = "[new.writestr(name, old.read(name)) for name in old.namelist()]"
+    return f"import zipfile; old, new = {files}; {copy}; new.close()"
 
 
 class ZipDirectory:
@@ -284,7 +290,7 @@ class ZipDirectory:
             raise UnsupportedError(
                 f"the record is compressed by method {method}; only deflate (8) is supported",
                 where=place,
-                hint=PACK_AGAIN,
+                hint=pack_again(self.source.path),
             )
         return self._inflate_range(index, start, stop, size)
 

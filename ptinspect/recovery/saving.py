@@ -39,7 +39,7 @@ from ptinspect.recovery.salvage import (
 )
 from ptinspect.report import Report, __version__, json_objects
 from ptinspect.source.local import open_source
-from ptinspect.text import count_text, cut, join_names, size_text
+from ptinspect.text import count_text, cut, join_names, shell_word, size_text
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -245,7 +245,7 @@ def salvage_source(source: Source, limits: Limits) -> Salvage:
         return salvage_zip(source, limits)  # its beginning was overwritten
     raise UnsupportedError(
         "it is not a zip, stream or tar of torch.save, nor safetensors: nothing can be recovered",
-        hint="`ptinspect show` says what the file is",
+        hint=f"`ptinspect show {shell_word(source.path)}` says what the file is",
     )
 
 

@@ -158,6 +158,11 @@ class ScanState:
         """The limits of the scan."""
         return self.budget.limits
 
+    @property
+    def real_path(self) -> str:
+        """The path for lines to paste: `-` for a file inside another one."""
+        return "-" if self.depth else self.path
+
     def decompress(self, source: Source, compression: str) -> tuple[Source, PtInspectError | None]:
         """Return the decompressed bytes and the error that ended them early; report what follows
         them."""

@@ -320,7 +320,7 @@ def test_safetensors_are_shown_with_the_call_that_reads_them(tmp_path: Path) -> 
     path = tmp_path / "x.safetensors"
     path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
     text = run("show", path, "--values").stdout
-    assert f'load      safetensors.torch.load_file("{path}")' in text
+    assert f'load      import safetensors.torch; safetensors.torch.load_file("{path}")' in text
     assert "a.weight\ntensor([0., 0.])\n" in text
     made = json.loads(run("show", "-f", "json", path).stdout)
     assert (made["file"]["format"], made["file"]["pickle_protocol"]) == ("safetensors", None)

@@ -272,7 +272,7 @@ def test_torch_loads_safetensors_as_the_summary_says() -> None:
     from tests.display.making import FIXTURES
 
     path = FIXTURES / "others/model.safetensors"
-    assert f'torch.load("{path}")  # torch 2.13 or later' in shown(path)
+    assert f'import torch; torch.load("{path}")  # torch 2.13 or later' in shown(path)
     assert list(torch.load(path)) == ["layer.bias", "layer.weight"]
 
 
@@ -285,7 +285,9 @@ def test_torch_goes_by_the_name_of_a_safetensors_file(tmp_path: Path) -> None:
     misnamed = shutil.copy(FIXTURES / "seed/checkpoint-6.pt", tmp_path / "model.safetensors")
     with pytest.raises(Exception, match="header"):
         torch.load(misnamed)
-    assert "epoch" in eval(line(shown(misnamed), "load"), {"torch": torch})
+    imports, call = line(shown(misnamed), "load").split("; ")
+    assert imports == "import torch"
+    assert "epoch" in eval(call, {"torch": torch})
 
 
 @pytest.mark.parametrize("kind", ["Linear", "AdamW", "Subset", "many"])

@@ -281,7 +281,7 @@ def _not_pickle_error(source: Source, head: bytes) -> FormatError:
 
     identity = identify_text(head, source.size)
     if identity:
-        return identity.error()
+        return identity.error(source.path)
     if has_end_record(source):
         message = "it contains a zip that does not begin at the start of the file: "
         length = bytes_before_zip(source)

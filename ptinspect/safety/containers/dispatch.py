@@ -264,7 +264,7 @@ def _scan_identified(
         if not _scan_compressed(source, state, head):
             raise unknown_format_error(head) if head else FormatError("an empty file (0 bytes)")
         return
-    state.format, state.hint = identity.format, identity.hint
+    state.format, state.hint = identity.format, identity.advice(state.real_path)
     state.description = identity.description
     if identity.format in ("git-lfs", "npz"):  # an npz without arrays
         return
@@ -303,7 +303,7 @@ def _scan_identified(
             _scan_unread(source, state)
     else:
         message = f"it is {identity.description}, which scan does not open"
-        raise FormatError(message, hint=identity.hint)
+        raise FormatError(message, hint=state.hint)
 
 
 def _scan_unread(source: Source, state: ScanState) -> None:

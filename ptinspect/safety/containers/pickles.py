@@ -24,7 +24,7 @@ from ptinspect.safety.report import DANGEROUS
 from ptinspect.safety.scan_state import ScanState, scan_member
 from ptinspect.safety.stream import StreamJudge
 from ptinspect.source.base import MemorySource
-from ptinspect.text import count_text
+from ptinspect.text import count_text, python_literal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -268,7 +268,8 @@ class PickleScanner:
                 self.state.format = "pickle"
                 if any(_JOBLIB_CLASS in f".{name.path}" for name in stream.globals):
                     self.state.format = "joblib"
-                    self.state.hint = "load it with joblib.load(path)"
+                    call = f"joblib.load({python_literal(self.state.real_path)})"
+                    self.state.hint = f"import joblib; {call}  # runs what the file says"
             number += 1
             offset = stream.end
             if type(stream.root) is int and stream.root == MAGIC:

@@ -15,11 +15,11 @@ from ptinspect.formats.signatures import identify_zip, looks_like_file
 from ptinspect.formats.torch.zip_file import torch_refusal_reasons
 from ptinspect.formats.zip_directory import (
     DEFLATED,
-    PACK_AGAIN,
     SECRET,
     STORED,
     ZipDirectory,
     find_concatenated_zips,
+    pack_again,
 )
 from ptinspect.safety.containers.payloads import UNREAD_FORMATS, scan_suspect
 from ptinspect.safety.report import DANGEROUS, UNKNOWN
@@ -158,12 +158,12 @@ class ZipScanner:
         self.suspects: set[int] = set()
         self.starts: dict[int, int] = {}  # only of records with a valid local header
         identity, self.folder = identify_zip(directory.names, directory.index)
-        state.format, state.hint = identity.format, identity.hint
+        state.format, state.hint = identity.format, identity.advice(state.real_path)
         state.description = identity.description
         state.facts["folder"] = self.folder.rstrip("/")
         state.facts["refused"] = torch_refusal_reasons(directory)
         if not set(directory.methods) <= {STORED, DEFLATED}:
-            state.facts["repair"] = PACK_AGAIN
+            state.facts["repair"] = pack_again(state.real_path)
 
     def scan(self) -> None:
         """Scan everything, the main pickle first: it names the records that are storages."""
