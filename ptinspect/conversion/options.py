@@ -228,16 +228,17 @@ def target_of_suffix(
     suffix = os.path.splitext(path or "")[1].lower()
     if path and suffix in SUFFIXES:
         return SUFFIXES[suffix]
-    refusals = {name: refusal(name) for name in ("safetensors", "state_dict", "checkpoint", "same")}
+    refusals = {name: refusal(name) for name in ("safetensors", "state_dict", "checkpoint")}
     targets = [name for name, error in refusals.items() if error is None]
-    if not targets and refusals["same"]:
-        raise refusals["same"]
+    if not targets and refusals["checkpoint"]:
+        raise refusals["checkpoint"]
+    notes = {"checkpoint": "  # or --to same: everything in SRC"}
     words = f"ptinspect convert {shell_word(source)}{f' {shell_word(path)}' if path else ''} --to"
     raise PtInspectError(
         f"the suffix of {path} does not say what to write"
         if path
         else "neither DST nor --to says what to write",
-        hint="\n".join(["one of these:", *(f"{words} {name}" for name in targets)]),
+        hint="\n".join(["one of these:", *(f"{words} {to}{notes.get(to, '')}" for to in targets)]),
     )
 
 

@@ -177,9 +177,8 @@ def _load_facts(document: Document, hints: bool) -> Iterator[Fact]:
         dangerous_findings,
         has_safe_globals_line,
         load_advice,
-        modules_first,
+        pasteable,
         path_to_load,
-        with_imports,
     )
 
     hints = hints and document.path != "-"  # standard input cannot be read again
@@ -193,9 +192,11 @@ def _load_facts(document: Document, hints: bool) -> Iterator[Fact]:
         yield "load", f"{DO_NOT_LOAD}: {cut(danger[0].chain)}"
         yield "", cut(danger[0].reason)
         return
-    modules = modules_first(document.globals, hints and bool(advice.needs))
-    yield "load", safe(with_imports(advice.call, *modules))
-    path = path_to_load(document)
+    path, call = path_to_load(document), advice.call
+    if document.archive.format == "torch-dcp":  # whose own reader needs a model to fill
+        call = f'torch.load("model.pt")  # written by: ptinspect convert {shell_word(path)} '
+        call += "model.pt --to same"
+    yield "load", safe(pasteable(call, document.globals, hints and bool(advice.needs)))
     if document.archive.format == "safetensors" and path.endswith(".safetensors"):
         yield "", f"import torch; torch.load({safe(python_literal(path))})  # torch 2.13 or later"
     for reason in advice.blockers:

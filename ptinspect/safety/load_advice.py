@@ -7,6 +7,7 @@ names, because that takes 5 ms of the 65 ms of CPU time that `show` takes for a 
 from __future__ import annotations
 
 import os
+import re
 import sys
 from typing import TYPE_CHECKING
 
@@ -58,6 +59,21 @@ _LOADABLE_FORMATS = frozenset(("torch-zip", "torch-legacy", "torch-legacy-tar", 
 
 # A function of the same name hides the class's module: this is where the class can be found.
 _HIDDEN_CLASSES = {"torch.nn.parallel.data_parallel.DataParallel": "torch.nn.DataParallel"}
+
+# weights_only also asks for the class of what these return.
+_RETURNED_CLASSES = {
+    "numpy.dtype": "*map(type, map(numpy.dtype, numpy.sctypeDict))",
+    "numpy.random._pickle.__randomstate_ctor": "numpy.random.RandomState",
+    "numpy.random._pickle.__generator_ctor": "numpy.random.Generator",
+}
+
+# Loading objects of these classes fails without a process group.
+_NEED_PROCESS_GROUP = frozenset((
+    "torch.nn.parallel.distributed.DistributedDataParallel",
+    "torch.distributed._shard.sharded_tensor.api.ShardedTensor",
+))  # fmt: skip
+_STORE = "store=torch.distributed.HashStore()"
+_PROCESS_GROUP = f'torch.distributed.init_process_group("gloo", rank=0, world_size=1, {_STORE}); '
 
 _WELL_KNOWN = {*sys.stdlib_module_names, "torch", "numpy"} - {"__main__", "__mp_main__"}
 """Packages whose names need no code of the user."""
@@ -222,6 +238,25 @@ def _load_call(path: str, format: str, options: str, encoding: str) -> str:
     return f"torch.load({literal}{options}{encoding})"
 
 
+_CALLED = re.compile(r'"(?:[^"\\]|\\.)*"|\b([a-z][\w.]*)\.\w+\(')
+"""A literal, or the module of a function that is called."""
+
+
+def pasteable(call: str, names: Iterable[Global], has_stub: bool = False) -> str:
+    """Return the line of Python that imports what a call of `load_advice` needs, also for the names
+    in the file, and then calls. `has_stub`: the stub was advised, as model_def.py."""
+    code, _, written_by = call.partition("  # written by: ")
+    paths = [name.path for name in names]
+    if not written_by and not _NEED_PROCESS_GROUP.isdisjoint(paths):
+        code = call = _PROCESS_GROUP + call
+    modules = {match[1] for match in _CALLED.finditer(code) if match[1]}
+    if any(path.startswith("torch.nested.") for path in paths):
+        modules.update(_JAGGED_MODULES)
+    if has_stub:
+        modules.add("model_def")
+    return f"import {', '.join(sorted(modules))}; {call}"
+
+
 def is_in_today_torch(name: Global) -> bool:
     """Return True unless the name is one of torch that was renamed or removed."""
     return (
@@ -274,12 +309,15 @@ def next_steps(
         hint = next((error.hint for error in state.errors if error.hint), None)
         return [hint] if hint else []
     if load is None:
-        return [state.hint] if state.hint and not state.skipped else []
+        if not state.hint or state.skipped:
+            return []
+        if state.format in ("npy", "npz") and state.streams:
+            return [f"{state.hint[:-1]}, allow_pickle=True)  # runs what the file says"]
+        return [state.hint]
     is_jagged = _is_jagged(state)
     if load.weights_only or (is_jagged and not load.blockers and load.safe_globals == [_DIM_RANGE]):
-        imports = f"import {', '.join(_JAGGED_MODULES)}; " if is_jagged else ""
-        call = load.call.replace(", weights_only=False", "")
-        return [f"{imports}{call}  # as it is, with torch {TRUSTED_TORCH} or later"]
+        line = pasteable(load.call.replace(", weights_only=False", ""), _globals(state))
+        return [f"{line}  # as it is, with torch {TRUSTED_TORCH} or later"]
     return _steps_without_weights_only(state, load, commands)
 
 
@@ -313,7 +351,8 @@ def _steps_without_weights_only(
     line = None if load.blockers else safe_globals_line(state, load)
     if line:
         steps.append(f"{line}  # torch {TRUSTED_TORCH} or later")
-    if load.needs and "stub" in commands:
+    has_stub = bool(load.needs) and "stub" in commands
+    if has_stub:
         steps.append(f"ptinspect stub {shell_word(state.path)} > model_def.py")
     tensors = sum(len(stream.persistent) for stream in state.streams)
     roots = [stream.root for stream in state.streams]
@@ -329,7 +368,8 @@ def _steps_without_weights_only(
     if not line:
         call, _, command = load.call.partition("  # written by: ")
         is_safe = command and "weights_only=False" not in call
-        steps.append(command if is_safe else f"{load.call}  # runs what the file says")
+        line = pasteable(load.call, _globals(state), has_stub)
+        steps.append(command if is_safe else f"{line}  # runs what the file says")
     return steps
 
 
@@ -353,9 +393,8 @@ def safe_globals_line(state: ScanState, load: LoadAdvice) -> str | None:
     ]
     modules = {"torch", *(name.module for name in needed)}
     modules |= set(_JAGGED_MODULES if _is_jagged(state) else ())
-    if any(name.path == "numpy.dtype" for name in needed):
-        # weights_only also asks for the class of each numpy dtype.
-        safe_globals.append("*map(type, map(numpy.dtype, numpy.sctypeDict))")
+    if classes := [cls for name in needed if (cls := _RETURNED_CLASSES.get(name.path))]:
+        safe_globals += classes
         modules.add("numpy")
     call = load.call.replace(", weights_only=False", "")
     return (

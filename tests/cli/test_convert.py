@@ -122,6 +122,17 @@ def test_without_a_goal_the_lines_to_type_are_shown(model: Path, target: str | N
         assert run(*words[2:], "--force").exit_code == 0
 
 
+def test_without_a_goal_no_line_is_shown_that_fails(tmp_path: Path) -> None:
+    page = tmp_path / "page.pth"
+    page.write_text("<html><title>Sign in</title></html>")
+    result = run(page)
+    assert (result.exit_code, "ptinspect convert" in result.stderr) == (2, False)
+    assert "it is a web page" in result.stderr
+    alone = shutil.copy(FIXTURES / "others/model.safetensors", tmp_path / "a.safetensors")
+    assert "--to safetensors" not in run(alone).stderr  # it would replace what it reads
+    assert f"ptinspect convert {alone} --to state_dict" in run(alone).stderr
+
+
 def test_of_several_models_one_is_chosen(tmp_path: Path) -> None:
     source = FIXTURES / "checkpoints" / "gan.pt"
     result = run(source, tmp_path / "a.pt")

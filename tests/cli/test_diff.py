@@ -82,3 +82,13 @@ def test_equal_files_are_compared_without_numpy() -> None:
 def test_it_runs_as_a_process() -> None:
     result = process("diff", MODEL, STATE_DICT)
     assert result.returncode == 0
+
+
+def test_two_dropped_optimizers_are_counted(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    model = torch.nn.Linear(1, 1)
+    states = {name: torch.optim.SGD(model.parameters(), 0.1).state_dict() for name in ("a", "b")}
+    torch.save({"model": model.state_dict(), **states}, tmp_path / "with.pt")
+    torch.save({"model": model.state_dict()}, tmp_path / "without.pt")
+    text = run("diff", tmp_path / "with.pt", tmp_path / "without.pt").stdout
+    assert "different: 2 optimizers dropped\n" in text

@@ -18,7 +18,9 @@ def test_s1_what_a_full_model_is_and_how_it_is_loaded() -> None:
     assert "full model of class __main__.CustomModel" in text
     assert "(layer): Linear(in_features=2, out_features=1, bias=True)" in text
     assert "layer.weight  parameter  float32  (1, 2)  cpu" in text
-    assert f'load         import model_def, torch; torch.load("{SAVED}", weights_only=False)' in text
+    assert (
+        f'load         import model_def, torch; torch.load("{SAVED}", weights_only=False)' in text
+    )
     assert "needs        __main__.CustomModel" in text
 
 

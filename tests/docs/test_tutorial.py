@@ -56,7 +56,8 @@ def test_it_tells_the_whole_story() -> None:
         "self.layer = nn.Linear(in_features=2, out_features=1)",
         "safe_globals(SAFE_GLOBALS)", "<All keys matched successfully>",
         "strict load of the state_dict     works",
-        'load         import model_def, torch; torch.load("model.pth", weights_only=False, map_location="cpu")',
+        "load         import model_def, torch; "
+        'torch.load("model.pth", weights_only=False, map_location="cpu")',
         "layer.weight  parameter  float32  (1, 2)  cuda:0",
         "tensor([[ 3.1076, -1.7026]], device='cuda:0')", "--device cpu",
         "tensor([[  1.4343],", "[ 69.2063],", "[357.3203]])", "1.4342, 69.2052 and 357.3152",

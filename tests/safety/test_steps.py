@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import ptinspect
-from ptinspect.safety.load_advice import TRUSTED_TORCH, load_advice
+from ptinspect.safety.load_advice import TRUSTED_TORCH, load_advice, pasteable
 from ptinspect.safety.scan import scan
 from tests.conftest import FIXTURES
 from tests.safety.corpus import benign
@@ -143,6 +143,49 @@ def test_a_version_with_digits_that_int_refuses_is_none(tmp_path: Path) -> None:
         assert document.archive.facts["version"] == "\u00b2"
         assert load_advice(document).blockers == []
     assert scan(tmp_path / "model.pt").verdict == "clean"
+
+
+def test_what_torch_needs_first_is_in_the_line(tmp_path: Path) -> None:
+    """A process group, the class of what a function returns, allow_pickle, the stub."""
+    import numpy
+
+    group = f'init_method="file://{tmp_path}/group", rank=0, world_size=1'
+    torch = pytest.importorskip("torch")
+    save = (
+        "import torch, torch.distributed as dist\n"
+        f"dist.init_process_group('gloo', {group})\n"
+        "model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(1, 1))\n"
+        f"torch.save(model, '{tmp_path}/parallel.pt')"
+    )
+    subprocess.run([sys.executable, "-c", save], check=True)
+    states = {"old": numpy.random.RandomState(0), "new": numpy.random.default_rng(0)}
+    torch.save(states, tmp_path / "generators.pt")
+    numpy.save(tmp_path / "objects.npy", numpy.array([{}], dtype=object))
+    pack_again(
+        FIXTURES / "seed/model_state_dict.pt",
+        tmp_path / "no-version.pt",
+        lambda name: [] if name.endswith("/version") else [name],
+    )
+    lines = []
+    for name in ("parallel.pt", "generators.pt", "objects.npy"):
+        steps = scan(tmp_path / name).steps
+        lines += [step for step in steps if step.startswith("import ")]
+    assert len(lines) == 3
+    assert outcomes(lines) == ["yes"] * 3
+    report = scan(tmp_path / "no-version.pt")
+    assert report.steps[0].endswith("a zip without the record model_state_dict/version")
+    assert report.steps[-1] == f"ptinspect convert {report.path} model.pt --to same"
+
+
+@pytest.mark.parametrize("name", ["others/model.safetensors", "others/pytorch_model.bin"])
+def test_the_line_for_shards_runs_in_a_fresh_interpreter(name: str) -> None:
+    path = FIXTURES / f"{name}.index.json"
+    with ptinspect.open(path) as document:
+        line = pasteable(load_advice(document).call, document.globals)
+        keys = list(document.tensors)
+    imports, call = line.split("; ", 1)
+    script = f"{imports}\nassert sorted({call}) == {sorted(keys)}"
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_bytes_before_a_zip_are_counted_and_cut(tmp_path: Path) -> None:

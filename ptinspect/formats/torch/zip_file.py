@@ -247,13 +247,16 @@ BYTES_BEFORE_ZIP = "bytes before the zip, where torch.load looks for its beginni
 def torch_refusal_reasons(directory: ZipDirectory) -> list[str]:
     """Return why torch.load refuses a zip that other readers accept: it looks for the zip's first
     bytes at the very beginning (`torch.serialization._is_zipfile`), its miniz only knows deflate,
-    and all records are in the folder of the first (`PyTorchStreamReader::getAllRecords`)."""
+    all records are in the folder of the first (`PyTorchStreamReader::getAllRecords`), and one of
+    them is `version` (`PyTorchStreamReader::init`)."""
     reasons = []
     folder = "".join(directory.names[:1]).partition("/")[0] + "/"
     for name in (min(directory.names, default=folder), max(directory.names, default=folder)):
         if not name.startswith(folder):  # names between the two begin as both do
             reasons.append(f"{cut(name)} is not in {cut(folder)}, the folder of the first record")
             break
+    if not directory.index.keys() & {f"{folder}version", f"{folder}.data/version"}:
+        reasons.append(f"a zip without the record {cut(folder)}version")
     if any(finding.kind == "zip-prefix" for finding in directory.findings):
         reasons.append(BYTES_BEFORE_ZIP)
     if not set(directory.methods) <= {STORED, DEFLATED}:
