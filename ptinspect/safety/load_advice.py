@@ -28,10 +28,8 @@ if TYPE_CHECKING:
     from ptinspect.source.base import Source
 
 TRUSTED_TORCH = "2.10"
-"""The first torch whose weights_only has no known hole.
-
-CVE-2025-32434 was closed by 2.6, CVE-2026-24747 by 2.10.
-"""
+"""The first torch whose weights_only has no known hole: CVE-2025-32434 was closed by 2.6,
+CVE-2026-24747 by 2.10."""
 
 NEWEST_ZIP_VERSION = 10
 """The newest version of torch's zip format that torch reads.
@@ -238,8 +236,7 @@ def _load_call(path: str, format: str, options: str, encoding: str) -> str:
     return f"torch.load({literal}{options}{encoding})"
 
 
-_CALLED = re.compile(r'"(?:[^"\\]|\\.)*"|\b([a-z][\w.]*)\.\w+\(')
-"""A literal, or the module of a function that is called."""
+_CALLED = re.compile(r'"(?:[^"\\]|\\.)*"|\b([a-z][\w.]*)\.\w+\(')  # a literal, or a module
 
 
 def pasteable(call: str, names: Iterable[Global], has_stub: bool = False) -> str:
@@ -252,8 +249,7 @@ def pasteable(call: str, names: Iterable[Global], has_stub: bool = False) -> str
     modules = {match[1] for match in _CALLED.finditer(code) if match[1]}
     if any(path.startswith("torch.nested.") for path in paths):
         modules.update(_JAGGED_MODULES)
-    if has_stub:
-        modules.add("model_def")
+    modules |= {"model_def"} if has_stub else set()
     return f"import {', '.join(sorted(modules))}; {call}"
 
 
