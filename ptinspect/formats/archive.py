@@ -136,9 +136,12 @@ class Archive:
         inner: archives whose storages have keys with a prefix and a colon, by the prefix.
     """
 
-    format: str
+    format = ""
 
-    def __init__(self, source: Source, pickled: Pickled, *, limits: Limits = LIMITS) -> None:
+    def __init__(
+        self, source: Source, pickled: Pickled, *, limits: Limits = LIMITS, format: str = ""
+    ) -> None:
+        self.format = format or self.format
         self.source = source
         self.limits = limits
         self.pickled = pickled
@@ -244,8 +247,8 @@ class PicklelessArchive(Archive):
     """An archive whose root is not (only) a pickle's: its reader sets `value`, and `spans`, which
     are its storages."""
 
-    def __init__(self, source: Source, limits: Limits) -> None:
-        super().__init__(source, run(EMPTY_PICKLE), limits=limits)
+    def __init__(self, source: Source, limits: Limits, format: str = "") -> None:
+        super().__init__(source, run(EMPTY_PICKLE), limits=limits, format=format)
         self.streams = []
         self.origin = None
         self.value: Value = None

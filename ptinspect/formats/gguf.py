@@ -57,12 +57,6 @@ _SCALARS = {
 _STRING, _ARRAY = 8, 9
 
 
-class Gguf(PicklelessArchive):
-    """See the module's docstring."""
-
-    format = "gguf"
-
-
 class _Reader:
     """Reads the header from its beginning on."""
 
@@ -119,7 +113,7 @@ class _Reader:
         return Place(None, self.position)
 
 
-def read_gguf(source: Source, limits: Limits = LIMITS) -> Gguf:
+def read_gguf(source: Source, limits: Limits = LIMITS) -> PicklelessArchive:
     """Read the header of a GGUF file. DamagedError if it is truncated or inconsistent,
     UnsupportedError if its version or the type of a tensor is unknown."""
     reader = _Reader(source)
@@ -129,7 +123,7 @@ def read_gguf(source: Source, limits: Limits = LIMITS) -> Gguf:
     for count in (tensor_count, item_count):
         if count > limits.zip_entries:
             raise LimitError(f"the header lists {count:,} items", limit="zip_entries")
-    archive = Gguf(source, limits)
+    archive = PicklelessArchive(source, limits, "gguf")
     archive.version = str(version)
     archive.byteorder = "big" if reader.order == ">" else "little"
     metadata: dict[str, object] = {}
@@ -143,7 +137,13 @@ def read_gguf(source: Source, limits: Limits = LIMITS) -> Gguf:
         text = f"one of {parts} files of a model, the tensors of the others are not read:"
         text += " `llama-gguf-split --merge` joins them"
         archive.warnings.append(Finding("not-joined", text))
-    listed = [_read_tensor(reader) for _ in range(tensor_count)]
+    listed = []
+    for _ in range(tensor_count):
+        name, (dims,) = reader.text(), reader.numbers("I")
+        if dims > MAX_DIMS:
+            raise DamagedError(f"a tensor has {dims:,} dimensions", where=reader.place())
+        *sizes, type_number, offset = reader.numbers(f"{dims}QIQ")
+        listed.append((name, tuple(reversed(sizes)), type_number, offset))
     alignment = metadata.get("general.alignment", 32)
     if not isinstance(alignment, int) or not 0 < alignment <= 1 << 20:
         raise DamagedError(f"the alignment {bounded_repr(alignment)} is impossible")
@@ -169,16 +169,6 @@ def read_gguf(source: Source, limits: Limits = LIMITS) -> Gguf:
         archive.spans[name] = Span(None, nbytes, start + offset, source.base)
     archive.value = ordered_dict(values)
     return archive
-
-
-def _read_tensor(reader: _Reader) -> tuple[str, tuple[int, ...], int, int]:
-    name = reader.text()
-    (dims,) = reader.numbers("I")
-    if dims > MAX_DIMS:
-        raise DamagedError(f"a tensor has {dims:,} dimensions", where=reader.place())
-    sizes = reader.numbers(f"{dims}Q")
-    kind, offset = reader.numbers("IQ")
-    return name, sizes[::-1], kind, offset
 
 
 def _tensor(

@@ -57,9 +57,8 @@ class ArrayHeader(NamedTuple):
 class NumpyFile(PicklelessArchive):
     """See the module's docstring. Each array is an archive of its own, with its byte order."""
 
-    def __init__(self, source: Source, container: str, limits: Limits) -> None:
-        super().__init__(source, limits)
-        self.format = container
+    def __init__(self, source: Source, format: str, limits: Limits) -> None:
+        super().__init__(source, limits, format)
         self.arrays: dict[str, Archive] = {}
 
     def resolve_storage(self, key: str) -> tuple[Archive, str]:
@@ -70,8 +69,8 @@ class NumpyFile(PicklelessArchive):
     ) -> Value:
         """Add an array and return the call that builds its tensor. `source` is another file that
         contains it."""
-        array = self.arrays[name] = PicklelessArchive(source or self.source, self.limits)
-        array.format, array.storages = self.format, {name: span}
+        array = PicklelessArchive(source or self.source, self.limits, self.format)
+        self.arrays[name], array.storages = array, {name: span}
         array.byteorder = "big" if header.descr.startswith(">") else "little"
         dtype = by_numpy_code(header.descr.lstrip("<>=|"))
         if dtype is None:

@@ -70,17 +70,6 @@ if TYPE_CHECKING:
 _SHARD_FORMATS = ("safetensors", "torch-zip", "torch-legacy")
 
 
-class ShardedModel(PicklelessArchive):
-    """An index and its shards, which are `parts`.
-
-    The key of a storage is the shard's number, a colon, and the key in the shard.
-    """
-
-    def __init__(self, source: Source, weight_map: dict[str, str], limits: Limits) -> None:
-        super().__init__(source, limits)
-        self.weight_map = weight_map
-
-
 @dataclass(frozen=True, slots=True)
 class IndexFile:
     """An index: its text, the shard of each tensor, and the metadata's `total_size` or None."""
@@ -107,8 +96,9 @@ class IndexFile:
 
 def read_sharded(
     source: Source, open_archive: OpenArchive, limits: Limits = LIMITS
-) -> ShardedModel:
-    """Read the model whose index is `source`, and the header or pickle of each of its shards.
+) -> PicklelessArchive:
+    """Read the model whose index is `source`, and the header or pickle of each of its shards, which
+    become `parts`. The key of a storage is the shard's number, a colon, and the key in the shard.
     DamagedError if index and shards do not belong together, FormatError if a shard is another
     kind of file (a Git LFS pointer), LimitError if the index is too long or names too many
     shards."""
@@ -124,7 +114,7 @@ def read_sharded(
             where=index.place(missing[0]),
             hint=f"download the missing files into the folder of the index ({folder or '.'})",
         )
-    archive = ShardedModel(source, index.weight_map, limits)
+    archive = PicklelessArchive(source, limits)
     archive.open_parts(folder, index.shards, partial(_open_shard, open_archive))
     try:
         _join_shards(archive, index)
@@ -221,7 +211,7 @@ def _shard_weights(part: Archive, number: int) -> dict[str, Value]:
     return {str(key_value(key)): value for key, value in items.items()}
 
 
-def _join_shards(archive: ShardedModel, index: IndexFile) -> None:
+def _join_shards(archive: PicklelessArchive, index: IndexFile) -> None:
     """Combine the shards' tensors under their names, and compare them with the weight_map."""
     names, parts = index.shards, archive.parts
     metadata: list[dict[Value, Value]] = []
@@ -329,8 +319,7 @@ def read_shard_files(
     missing = next((number for number in range(1, count + 1) if number not in numbers), None)
     if missing is not None:
         raise DamagedError(f"no process's file {missing:,} of {count:,} is here", hint=_COPY_ALL)
-    archive = PicklelessArchive(source, limits)
-    archive.format = "torch-dcp"
+    archive = PicklelessArchive(source, limits, "torch-dcp")
     archive.open_parts(folder, names, open_archive)
     try:
         spans = _shard_spans(archive.parts)

@@ -63,13 +63,6 @@ _FLOAT = DTYPES["float32"]
 _REBUILD_PARAMETER = Global("torch._utils", "_rebuild_parameter", 0)
 
 
-class DeepSpeed(PicklelessArchive):
-    """See the module's docstring. `parts` are the files. A tensor's pieces are ranges of its
-    elements, as a vector."""
-
-    format = "deepspeed"
-
-
 def _names(folder: str, ending: str) -> list[str]:
     """Return the files of a folder with this ending, in the order of their ranks."""
     try:
@@ -83,11 +76,11 @@ def _names(folder: str, ending: str) -> list[str]:
 
 def read_deepspeed(
     source: Source, folder: str, open_archive: OpenArchive, limits: Limits = LIMITS
-) -> DeepSpeed:
+) -> PicklelessArchive:
     """Read the checkpoint in `folder`, which `source` names. DamagedError if a rank's file is
     missing or the vectors have not the length of the parameters, UnsupportedError with tensor
     parallelism."""
-    archive = DeepSpeed(source, limits)
+    archive = PicklelessArchive(source, limits, "deepspeed")
     models, optimizers = _names(folder, _MODEL), _names(folder, _OPTIMIZER)
     names = [*models, *optimizers]
     if any(re.search(r"mp_rank_0*[1-9]", name) for name in names):
@@ -116,7 +109,7 @@ def read_deepspeed(
 
 
 def _join(
-    archive: DeepSpeed, models: list[dict[str, Value]], optimizers: list[dict[str, Value]],
+    archive: PicklelessArchive, models: list[dict[str, Value]], optimizers: list[dict[str, Value]],
     names: list[str],
 ) -> None:  # fmt: skip
     """Set the archive's value: buffers, frozen parameters, parameters, shared ones."""
@@ -212,7 +205,7 @@ def _join_stage_3(
 class _Joiner:
     """Collects the tensors, with a storage for each."""
 
-    def __init__(self, archive: DeepSpeed) -> None:
+    def __init__(self, archive: PicklelessArchive) -> None:
         self.spans = archive.spans
         self.tensors: dict[str, Value] = {}
 
@@ -308,12 +301,6 @@ _MODELS = ("model_optim_rng.pt", "model_rng.pt")
 _SIZES = ("tensor_model_parallel_size", "pipeline_model_parallel_size")
 
 
-class Megatron(PicklelessArchive):
-    """See the module's docstring. `parts` are the ranks' files."""
-
-    format = "megatron"
-
-
 def rank_files(folder: str) -> list[str]:
     """Return the model files of all ranks below the folder of an iteration."""
     names = sorted(name for name in os.listdir(folder) if _RANK.fullmatch(name))
@@ -323,9 +310,9 @@ def rank_files(folder: str) -> list[str]:
 
 def read_megatron(
     source: Source, folder: str, open_archive: OpenArchive, limits: Limits = LIMITS
-) -> Megatron:
+) -> PicklelessArchive:
     """Read the ranks' files in the folder of an iteration, which `source` names."""
-    archive = Megatron(source, limits)
+    archive = PicklelessArchive(source, limits, "megatron")
     files = rank_files(folder)
     if not files:
         raise DamagedError(f"no rank in {printable_name(folder)} has a file of its model")

@@ -175,12 +175,6 @@ def _compiled_weights(
     return tensors
 
 
-class _Library(PicklelessArchive):
-    """A record with the constants of a compiled model, which are its storages."""
-
-    format = "torch-export"
-
-
 def _library_module(archive: TorchExport, records: list[str]) -> Value:
     """Return the model whose constants are in a library; None without any. They follow each other
     in the order in which the library's source lists them."""
@@ -196,7 +190,9 @@ def _library_module(archive: TorchExport, records: list[str]) -> Value:
             raise DamagedError("their source is not as torch 2.13 writes it")
         size = sum(int(row["size"]) for row in rows)
         record, begin = _find_constants(archive, records, wrapper.removesuffix(".cpp"), size)
-        archive.inner[prefix] = library = _Library(_open_record(archive, record), archive.limits)
+        archive.inner[prefix] = library = PicklelessArchive(
+            _open_record(archive, record), archive.limits, "torch-export"
+        )
     except (DamagedError, struct.error) as error:
         problem = f", because {error}"
     for row in rows:

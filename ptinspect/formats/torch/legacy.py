@@ -60,12 +60,6 @@ _COUNT = Struct("<q")
 _COUNT_BIG = Struct(">q")
 
 
-class TorchLegacy(Archive):
-    """A legacy stream; see the module's docstring."""
-
-    format = "torch-legacy"
-
-
 def is_legacy(data: Buffer, start: int, stop: int) -> bool:
     """Return True if the first pickle is the magic number, in any pickle protocol."""
     try:
@@ -74,7 +68,7 @@ def is_legacy(data: Buffer, start: int, stop: int) -> bool:
         return False
 
 
-def read_legacy(source: Source, limits: Limits = LIMITS, record: str | None = None) -> TorchLegacy:
+def read_legacy(source: Source, limits: Limits = LIMITS, record: str | None = None) -> Archive:
     """Read the stream in `source`; DamagedError if it is truncated (the message says what is
     complete). `record` names what contains it, for errors."""
     window = data, start, stop = source.window()
@@ -96,7 +90,7 @@ def read_legacy(source: Source, limits: Limits = LIMITS, record: str | None = No
         )
     info = run_next(protocol.end)
     main = run_next(info.end)
-    archive = TorchLegacy(source, main, limits=limits)
+    archive = Archive(source, main, limits=limits, format="torch-legacy")
     archive.origin = None if source.base is None else source.base - start
     archive.version = str(PROTOCOL)
     archive.facts = {"sys_info": info.root}
@@ -208,12 +202,6 @@ _LONG_RUN = 1000
 """Bytes of a pickle that other files do not contain by chance."""
 
 
-class PlainPickle(Archive):
-    """Pickles in a row. `root` is the first one's value, `more_roots` has the others'."""
-
-    format = "pickle"
-
-
 def open_pickle(source: Source, head: bytes, limits: Limits) -> Archive:
     """Open a legacy stream or plain pickles. FormatError if it is something else; the message says
     what. Otherwise raises as `read_pickle`."""
@@ -247,12 +235,13 @@ def open_pickle(source: Source, head: bytes, limits: Limits) -> Archive:
     return archive
 
 
-def read_pickle(source: Source, limits: Limits = LIMITS) -> PlainPickle:
-    """Read the pickles in `source`. DamagedError if the first is damaged or a later one truncated,
-    LimitError if there are too many. Other bytes after the last pickle are a warning."""
+def read_pickle(source: Source, limits: Limits = LIMITS) -> Archive:
+    """Read the pickles in `source`: `root` is the first one's value, `more_roots` has the others'.
+    DamagedError if the first is damaged or a later one truncated, LimitError if there are too many.
+    Other bytes after the last pickle are a warning."""
     data, start, stop = source.window()
     first = run(data, start, stop=stop, limits=limits)
-    archive = PlainPickle(source, first, limits=limits)
+    archive = Archive(source, first, limits=limits, format="pickle")
     archive.origin = None if source.base is None else source.base - start
     pos = first.end
     while pos < stop:

@@ -55,12 +55,6 @@ _TAR_ERRORS = (OSError, ValueError, LookupError, ArithmeticError, RecursionError
 """What `tarfile` raises for invalid headers, besides its own errors."""
 
 
-class TorchTar(Archive):
-    """A tar of torch 0.1; see the module's docstring."""
-
-    format = "torch-legacy-tar"
-
-
 class TensorEntry(NamedTuple):
     """A tensor in the member `tensors`."""
 
@@ -71,7 +65,7 @@ class TensorEntry(NamedTuple):
     offset: int
 
 
-def read_tar(source: Source, limits: Limits = LIMITS, *, allow_truncated: bool = False) -> TorchTar:
+def read_tar(source: Source, limits: Limits = LIMITS, *, allow_truncated: bool = False) -> Archive:
     """Read the tar in `source`. `allow_truncated` leaves out storages that are not complete (for
     `recover`). DamagedError if it is truncated or inconsistent, LimitError for too many members."""
     members = read_members(source, limits)
@@ -98,7 +92,7 @@ def read_tar(source: Source, limits: Limits = LIMITS, *, allow_truncated: bool =
     for item in main.persistent:
         if isinstance(item, PersistentId):
             item.value = _legacy_id(item, entries, storage_ids)
-    archive = TorchTar(source, main, limits=limits)
+    archive = Archive(source, main, limits=limits, format="torch-legacy-tar")
     archive.origin = None if source.base is None else source.base + member.start
     archive.version = "1000"
     archive.facts = {"sys_info": sys_info}
