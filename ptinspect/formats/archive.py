@@ -392,15 +392,11 @@ class StorageExtent(NamedTuple):
     expected: int
     present: int | None
 
-    @property
-    def is_incomplete(self) -> bool:
-        return self.present is None or self.present < self.expected
-
 
 def truncated_error(cause: str, pickle: str, storages: Sequence[StorageExtent]) -> DamagedError:
     """Return the error for a file of which the record `pickle` is complete, but perhaps not all
     `storages`, which are in file order. `cause` is "the zip is truncated"."""
-    incomplete = [storage for storage in storages if storage.is_incomplete]
+    incomplete = [each for each in storages if each.present is None or each.present < each.expected]
     expected = sum(storage.expected for storage in storages)
     if not storages:
         rest = "and it refers to no storage"

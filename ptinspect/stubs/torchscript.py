@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import ast
 from dataclasses import dataclass, field
+from math import prod
 from typing import TYPE_CHECKING
 
 from ptinspect.errors import DamagedError, Place, UnsupportedError
 from ptinspect.formats.torch.torchscript import CONSTANTS
+from ptinspect.pickling.numpy_objects import is_in_c_order, required_numel
 from ptinspect.pickling.pyobjects import as_mapping, iter_children
 from ptinspect.pickling.values import Call, Global, Value, key_value
 from ptinspect.stubs.collect.definitions import RESERVED, Names
@@ -30,6 +32,7 @@ from ptinspect.stubs.collect.source import (
 )  # fmt: skip
 from ptinspect.stubs.collect.values import (
     FLOATS,
+    ints,
     is_attribute,
     literal,
     named,
@@ -39,6 +42,7 @@ from ptinspect.stubs.collect.values import (
     zeros,
 )
 from ptinspect.stubs.torchscript_code import (
+    DIFFERENCES,
     HELPERS,
     MODULE_NAMES,
     NOT_TRANSLATED,
@@ -61,18 +65,6 @@ _BASES = {"Module": "nn.Module", "Enum": "enum.Enum", "NamedTuple": "typing.Name
 _ORDER = ("Enum", "NamedTuple", "class", "function", "Module")
 _CUSTOM = "__torch__.torch.classes."
 _TYPED = "torch.jit._pickle."
-_DIFFERENCES = {
-    "int": "Integers are Python's: they grow, where TorchScript's wrap at 64 bits.",
-    "str": "Texts are Python's: len and indexes count characters, where TorchScript's count bytes.",
-    "libs/": "Operators are today's. Comparisons of tensors are bool, in torch 1.0 and 1.1 uint8;\n"
-    "2.5 is rounded to 2, in torch 1.2 to 3; dicts have the order of insertion.",
-}
-"""What a stub does otherwise than torch.jit.load if its code uses a type, or is of torch < 1.4."""
-_GETITEM = ast.parse("""
-def __getitem__(self, key):
-    return self._modules[key] if isinstance(key, str) else list(self._modules.values())[key]
-""")
-"""What containers of torch.nn have, whose classes are recorded without it."""
 _STANDARD_MODULES = ("enum", "operator", "re", "types", "typing", "warnings")
 
 
@@ -95,7 +87,7 @@ def torchscript_stub(document: Document, sha256: str) -> str:
     )
     used = translation.used | builder.used | {f"{archive.code_folder}/"}
     used |= {name for helper in HELPERS if helper in used for name in templates()[helper].names}
-    differences = [text for name, text in _DIFFERENCES.items() if name in used]
+    differences = [text for name, text in DIFFERENCES.items() if name in used]
     remarks = ["", *differences] if differences else []
     names = [item.name for item in written if NOT_TRANSLATED in item.text]
     remarks += ["", "unknown, and raised as NotImplementedError: parts of", *names] if names else []
@@ -261,9 +253,9 @@ class Translation:
                 elif value is not None and is_attribute(name):  # a constant
                     is_final = ast.unparse(item.annotation).startswith("Final[")
                     body += [ast.Assign([target], value, lineno=0)] if is_final else []
-        if definition.path.startswith("__torch__.torch.nn.modules.container."):
-            body += _GETITEM.body
-        bases = [parsed(_BASES[definition.kind])] if definition.kind in _BASES else []
+        is_container = definition.path.startswith("__torch__.torch.nn.modules.container.")
+        base = "_Container" if is_container else _BASES.get(definition.kind)
+        bases = [parsed(base)] if base else []
         result = ast.ClassDef(node.name, bases, [], body or [ast.Pass()], [])
         result.type_params = []  # type: ignore[attr-defined] # Python 3.12
         return result
@@ -334,9 +326,8 @@ class ObjectBuilder:
             self.used |= {CONSTANTS, "types"}
             self.source.add_assignment(f"{CONSTANTS}.{name}", self.value(value), 4)
         self.source.add_expr("return ", self.value(root), 4)
-        text = "\n".join(self.source.lines)
         for name in ("assembled", "tensor", "packed", "object"):
-            if f"_{name}(" in text:
+            if any(f"_{name}(" in line for line in self.source.lines):
                 self.functions += templates()[f"{name}_function"].lines
         return self.source
 
@@ -444,6 +435,10 @@ class ObjectBuilder:
         else:
             is_plain = view in self.parameters or not tensor.requires_grad
             grad: dict[str, Expr] = {} if is_plain else {"requires_grad": TRUE}
+            shape, stride = tensor.shape, tensor.stride or ()
+            is_dense = required_numel(0, shape, stride) == prod(shape) and 0 not in stride
+            if is_dense and not is_in_c_order(shape, stride) and not tensor.quantizer:
+                grad["stride"] = Sequence("()", ints(stride))  # such as channels_last
             expr = call_expr("_tensor", Name("tensors"), text_literal(key), expr, **grad)
         if view in self.parameters:
             grad = {} if tensor.requires_grad else {"requires_grad": FALSE}

@@ -42,6 +42,8 @@ def _words(section: str) -> frozenset[str]:
 
 
 OPERATORS, TYPES, NUMBERS = _table("operators"), _table("types"), _table("numbers")
+DIFFERENCES = _table("differences")
+"""What a stub does otherwise than torch.jit.load if its code uses a type, or is of torch < 1.4."""
 EXCEPTIONS, DUNDER_METHODS = _words("exceptions"), _words("methods")
 PRIM_SAME, REFUSED = _words("prim"), _words("refused")
 MODULE_NAMES = _words("modules")

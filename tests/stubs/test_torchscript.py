@@ -111,7 +111,7 @@ def test_programs_of_torch_before_1_4_have_the_results_of_that_torch(version: st
     calls = json.loads(path.with_suffix(".json").read_text())["calls"]
     assert len(calls) >= 3
     source = ptinspect.stub(path)
-    assert "NotImplementedError" not in source and "Operators are today's." in source
+    assert "NotImplementedError" not in source and "Operators are today's: " in source
     namespace: dict[str, Any] = {"__name__": "old_stub"}
     exec(compile(source, "old_stub", "exec"), namespace)
     with ptinspect.open(path) as document:

@@ -962,11 +962,14 @@ class Picked(nn.Module):
         self.register_buffer("conjugated", torch.randn(3, dtype=torch.complex64).conj())
         self.negated = torch.randn(3, dtype=torch.complex64).conj().imag
         self.factor = 2 + 3j
+        image = torch.randn(1, 2, 3, 3).to(memory_format=torch.channels_last)
+        self.register_buffer("image", image)
 
     def forward(self, x, k: int, number: float):
         layer: Layer = self.layers[k]
         text = "%s|%f|%e|%d%% %s" % (number, number, number, k, [1.5, 2.0])
-        return layer.forward(x), self.conjugated * self.factor, self.negated + 1, text
+        bits = self.conjugated * self.factor, self.negated + 1
+        return layer.forward(x), bits, text, self.image.stride(), self.image * 2
 
 
 MODELS["picked"] = lambda: (S(Picked()), [(row, 0, 0.1), (row, 1, 1234567.891)])

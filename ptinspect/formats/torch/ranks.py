@@ -137,11 +137,23 @@ def read_ranks(source: Source, open_archive: OpenArchive, limits: Limits = LIMIT
 
 def _join(archive: RankFiles, first_rank: int) -> None:
     """Replace the tensors in the first file's value by whole ones."""
-    leaves = []
+    # What the dicts and lists of each file contain: (container, key, value) by path.
+    leaves: list[dict[Path, tuple[Any, Value, Value]]] = []
     for number, part in enumerate(archive.parts):
         prefix_storage_keys(part.pickled, str(number))
         archive.streams += part.streams
-        leaves.append(_leaves(part.root))
+        leaves.append({})
+        stack: list[tuple[Path, Any, Value, Value]] = [((), None, None, part.root)]
+        seen: set[int] = set()
+        while stack:
+            path, container, key, value = stack.pop()
+            inside: Any = as_mapping(value) or (isinstance(value, list) and value)
+            if not inside:
+                leaves[-1][path] = container, key, value
+            elif id(inside) not in seen:
+                seen.add(id(inside))
+                pairs = reversed(_items(inside).items())
+                stack += [((*path, step), inside, k, item) for step, (k, item) in pairs]
     first = archive.parts[0]
     archive.pickled, archive.value, archive.byteorder = first.pickled, first.root, first.byteorder
     for path in dict.fromkeys(path for items in leaves for path in items):
@@ -173,23 +185,6 @@ def _items(value: Any) -> dict[str | int, tuple[Value, Value]]:
             step = f"{step}'"
         items[step] = key, item
     return items
-
-
-def _leaves(root: Value) -> dict[Path, tuple[Any, Value, Value]]:
-    """Return what the dicts and lists of a file contain: (container, key, value) by path."""
-    leaves: dict[Path, tuple[Any, Value, Value]] = {}
-    stack: list[tuple[Path, Any, Value, Value]] = [((), None, None, root)]
-    seen: set[int] = set()
-    while stack:
-        path, container, key, value = stack.pop()
-        inside: Any = as_mapping(value) or (isinstance(value, list) and value)
-        if not inside:
-            leaves[path] = container, key, value
-        elif id(inside) not in seen:
-            seen.add(id(inside))
-            pairs = reversed(_items(inside).items())
-            stack += [((*path, step), inside, k, item) for step, (k, item) in pairs]
-    return leaves
 
 
 def _insert(root: Value, path: Path, key: Value, value: Value) -> bool:
