@@ -77,10 +77,7 @@ class ConversionReport(Report):
         """Return the report of plans that were carried out, or of a dry run. Each has a part of
         the source."""
         files = [file for plan in plans for file in plan.files]
-
-        def of_file(plan: Plan, text: str) -> str:
-            return text if len(plans) == 1 else f"{os.path.basename(plan.files[0].path)}: {text}"
-
+        names = [f"{os.path.basename(p.files[0].path)}: " if len(plans) > 1 else "" for p in plans]
         return cls(
             source=source,
             to=plans[0].to,
@@ -89,7 +86,9 @@ class ConversionReport(Report):
             copied=sum(file.copied for file in files),
             changed=sum(file.changed for file in files),
             warnings=[
-                spell_options(of_file(plan, text)) for plan in plans for text in plan.warnings
+                spell_options(name + text)
+                for name, plan in zip(names, plans, strict=True)
+                for text in plan.warnings
             ],
             dropped=list(dict.fromkeys(name for plan in plans for name in plan.dropped)),
             lost_values=[item for plan in plans for item in plan.lost_values],

@@ -9,6 +9,7 @@ written a second time, and each record of a zip with its CRC-32.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -66,8 +67,11 @@ def refuse_unsafe_output(plan: Plan, document: Document, options: ConvertOptions
     dangerous = report.first_dangerous()
     hint = None
     if dangerous is not None or report.errors:
+        from ptinspect.conversion.safetensors import plan_safetensors
+
         hint = "nothing was written"
-        if can_write_safetensors(document, options):
+        with suppress(PtInspectError):
+            plan_safetensors(document, "", replace(options, to="safetensors", shared="keep-one"))
             hint += "; --to safetensors writes the tensors alone"
     if dangerous is not None:
         raise UnsafeError(f"loading the output would run {dangerous.name}", hint=hint)
@@ -86,17 +90,6 @@ def refuse_unsafe_output(plan: Plan, document: Document, options: ConvertOptions
             f" {advice.call}; --to checkpoint with --plain writes plain values"
         )
     return warnings
-
-
-def can_write_safetensors(document: Document, options: ConvertOptions) -> bool:
-    """Return True if the model of a file can be written as safetensors."""
-    from ptinspect.conversion.safetensors import plan_safetensors
-
-    try:
-        plan_safetensors(document, "", replace(options, to="safetensors", shared="keep-one"))
-    except PtInspectError:
-        return False
-    return True
 
 
 def verify_outputs(

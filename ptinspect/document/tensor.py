@@ -131,7 +131,7 @@ def storage_places(storages: list[Storage | None]) -> list[tuple[str | None, int
     if archive and all(
         type(s) is Storage and s.archive is archive and not s.begin for s in storages
     ):
-        locations = archive.locate([storage.key for storage in storages if storage])
+        locations = [*archive.locate([storage.key for storage in storages if storage])]
         if None not in locations:
             return [(location[3], location[0]) for location in locations if location]
     return [(None, None) if storage is None else storage.place for storage in storages]

@@ -192,10 +192,10 @@ class Archive:
         span = self.storages.get(key)
         return -1 if span is None else span.length
 
-    def locate(self, keys: Sequence[object]) -> list[Location | None]:
-        """Return the `Location` of each storage, or None if the file does not have it."""
-        spans = map(self.storages.get, keys)
-        return [None if s is None else (s.offset, s.length, None, s.record) for s in spans]
+    def locate(self, keys: Sequence[object]) -> Iterator[Location | None]:
+        """Yield the `Location` of each storage, or None if the file does not have it."""
+        for span in map(self.storages.get, keys):
+            yield None if span is None else (span.offset, span.length, None, span.record)
 
     def read(self, span: Span, start: int = 0, stop: int | None = None) -> bytes:
         """Return bytes `start` to `stop` of a storage in one piece. DamagedError if it ends before

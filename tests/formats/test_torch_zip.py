@@ -268,11 +268,11 @@ def test_a_storage_is_located_as_its_span_says() -> None:
     archive = opened(make_zip(torch_zip(STORAGES)), base=100)
     for key, span in archive.storages.items():
         crc = archive.directory.crcs[archive.directory.index[span.record or ""]]
-        assert archive.locate([key]) == [(span.offset, 40, crc, span.record)] and crc
+        assert [*archive.locate([key])] == [(span.offset, 40, crc, span.record)] and crc
         assert archive.length_of(key) == span.length == 40
-    assert (archive.locate(["99"]), archive.length_of("99")) == ([None], -1)
+    assert ([*archive.locate(["99"])], archive.length_of("99")) == ([None], -1)
     keys = [*archive.storages, "99", *archive.storages]
-    assert archive.locate(keys) == [place for key in keys for place in archive.locate([key])]
+    assert [*archive.locate(keys)] == [place for key in keys for place in archive.locate([key])]
     with pytest.raises(KeyError):
         archive.storages["99"]
     (located,) = opened(make_zip(torch_zip(STORAGES)), base=None).locate(["3"])

@@ -178,29 +178,22 @@ class TorchZip(ZipArchive):
             return -1
         return self.directory.sizes[index]
 
-    def locate(self, keys: Sequence[object]) -> list[Location | None]:
+    def locate(self, keys: Sequence[object]) -> Iterator[Location | None]:
         """See `Archive.locate`."""
         storages, directory, base = self.storages, self.directory, self.directory.source.base
         indices = [*map(storages.indices.get, keys)]
         if None in indices:
             indices = [*map(storages.find, keys)]
         present = [index for index in indices if index is not None]
-        starts = repeat(None) if base is None else directory.stored_starts(present)
+        starts = repeat(None) if base is None else iter(directory.stored_starts(present))
         names, sizes, crcs = directory.names, directory.sizes, directory.crcs
         has_crcs, base = directory.has_crcs, base or 0
-        locations: list[Location | None] = [
-            (
-                start if start is None else base + start,
-                sizes[i],
-                crcs[i] if has_crcs else None,
-                names[i],
-            )
-            for i, start in zip(present, starts, strict=False)
-        ]
-        if len(present) == len(indices):
-            return locations
-        rest = iter(locations)
-        return [None if index is None else next(rest) for index in indices]
+        for index in indices:
+            if index is None:
+                yield None
+                continue
+            start, crc = next(starts), crcs[index] if has_crcs else None
+            yield None if start is None else base + start, sizes[index], crc, names[index]
 
 
 def open_zip(
