@@ -52,10 +52,29 @@ BOLD, DIM, RED, YELLOW = 1, 2, 31, 33  # parameters of the escape sequence that 
 def summary_text(document: Document, options: ShowOptions, file_hash: FileHash | None) -> str:
     """Return the summary for a terminal: blocks separated by empty lines."""
     path = _paint(safe(document.path), BOLD, options.colour)
-    fact_lines = _fact_lines(document, options, file_hash)
+    rows = [*facts(document, options, file_hash)]
+    rows += [
+        ("note" if warning.kind in NOTES else "warning", _warning_text(warning))
+        for warning in document.warnings
+    ]
+    width = max((len(label) for label, _ in rows), default=0)
+    codes = {"warning": YELLOW}
+    fact_lines = [
+        f"  {_paint(label.ljust(width), codes.get(label, DIM), options.colour)}   {text}"
+        for label, text in rows
+    ]
     if any(DO_NOT_LOAD in line for line in fact_lines):
         path += "  " + _paint("DANGEROUS", RED, options.colour)
-    head = [[f"{path}  {heading(document)}"], fact_lines, _listed_entries(document, options)]
+    entries = entry_lines(document, options.depth)
+    count = len(entries)
+    if options.fold and count > MAX_ENTRIES:
+        entries = entries[: MAX_ENTRIES - 1]
+    width = min(max((display_width(key) for key, _ in entries), default=0), 40)
+    lines = [f"{pad(key, width)}  {text}" for key, text in entries]
+    if len(entries) < count:
+        rest = count_text(count - len(entries), "more entry", "more entries")
+        lines.append(f"… and {rest} (--all)")
+    head = [[f"{path}  {heading(document)}"], fact_lines, lines]
     return _joined(
         head, document, options, lambda lines: lines, lambda table: draw_table(table, options.width)
     )
@@ -75,7 +94,12 @@ def markdown_text(document: Document, options: ShowOptions, file_hash: FileHash 
     entries = entry_lines(document, options.depth)
     if entries:
         head.append(markdown_table(Table(["entry", "value"], [*entries])))
-    return _joined(head, document, options, _code_block, markdown_table)
+
+    def code_block(lines: Sequence[str]) -> list[str]:
+        fence = _backticks("\n".join(lines), 3)
+        return [f"{fence}text", *lines, fence]
+
+    return _joined(head, document, options, code_block, markdown_table)
 
 
 def brief_text(document: Document, options: ShowOptions, file_hash: FileHash | None) -> str:
@@ -128,36 +152,9 @@ def _paint(text: str, code: int, colour: bool) -> str:
     return f"\x1b[{code}m{text}\x1b[0m" if colour else text
 
 
-def _fact_lines(document: Document, options: ShowOptions, file_hash: FileHash | None) -> list[str]:
-    rows = [*facts(document, options, file_hash)]
-    rows += [
-        ("note" if warning.kind in NOTES else "warning", _warning_text(warning))
-        for warning in document.warnings
-    ]
-    width = max((len(label) for label, _ in rows), default=0)
-    codes = {"warning": YELLOW}
-    return [
-        f"  {_paint(label.ljust(width), codes.get(label, DIM), options.colour)}   {text}"
-        for label, text in rows
-    ]
-
-
 def _warning_text(warning: DocumentWarning) -> str:
     place = f"{'.'.join(map(str, warning.path))}: " if warning.path else ""
     return cut(place + warning.message)
-
-
-def _listed_entries(document: Document, options: ShowOptions) -> list[str]:
-    entries = entry_lines(document, options.depth)
-    count = len(entries)
-    if options.fold and count > MAX_ENTRIES:
-        entries = entries[: MAX_ENTRIES - 1]
-    width = min(max((display_width(key) for key, _ in entries), default=0), 40)
-    lines = [f"{pad(key, width)}  {text}" for key, text in entries]
-    if len(entries) < count:
-        rest = count_text(count - len(entries), "more entry", "more entries")
-        lines.append(f"… and {rest} (--all)")
-    return lines
 
 
 def entry_lines(document: Document, depth: int | None) -> list[tuple[str, str]]:
@@ -217,11 +214,6 @@ def _code(text: str) -> str:
     ticks = _backticks(text, 1)
     space = " " if text.startswith("`") or text.endswith("`") else ""
     return f"{ticks}{space}{text}{space}{ticks}"
-
-
-def _code_block(lines: Sequence[str]) -> list[str]:
-    fence = _backticks("\n".join(lines), 3)
-    return [f"{fence}text", *lines, fence]
 
 
 def _backticks(text: str, least: int) -> str:

@@ -253,17 +253,32 @@ def tensor_table(document: Document, options: ShowOptions) -> Table:
     texts = _Texts(document)
     if options.stats or options.hash:
         return _measured_table(infos, texts, options)
-    optimizer_rows: list[Row] = []
+    state: dict[str, list[TensorInfo]] = {}  # a row for each name in it: `state.*.exp_avg`
     if options.fold:
-        optimizer_rows = _optimizer_rows(document, infos)
+        state_paths = [(*optimizer.path, "state") for optimizer in document.optimizers]
+        for info in (info for info in infos if info.role == "optimizer"):
+            in_state = info.path[:-2] in state_paths
+            parts = (*info.path[:-2], "*", info.path[-1]) if in_state else info.path
+            state.setdefault(".".join(map(str, parts)), []).append(info)
         infos = [info for info in infos if info.role != "optimizer"]
+    groups: dict[str, list[TensorInfo]] = {}
     if options.depth is not None and any(info.key.count(".") >= options.depth for info in infos):
-        rows = _rows_by_prefix(infos, options.depth, texts)
-    else:
-        rows = list(map(texts.row, infos))
+        for info in infos:
+            names = info.key.split(".")
+            is_short = len(names) <= options.depth
+            key = info.key if is_short else ".".join([*names[: options.depth], "*"])
+            groups.setdefault(key, []).append(info)
+    rows = [] if groups else list(map(texts.row, infos))
+    for key, group in groups.items():
+        if len(group) == 1 and key == group[0].key:
+            rows.append(texts.row(group[0]))
+        else:
+            elements = sum(info.tensor.numel for info in group)
+            rows.append(_sum_row(key, group, f", {count_text(elements, 'element')}"))
     if options.fold:
         rows = fold_rows(rows)
-    return _without_empty_notes(HEADERS, rows + optimizer_rows)
+    rows += [_sum_row(key, group) for key, group in state.items()]
+    return _without_empty_notes(HEADERS, rows)
 
 
 def _without_empty_notes(
@@ -326,35 +341,6 @@ class _Texts:
         if self._is_module and info.role == "parameter" and not tensor.requires_grad:
             notes.append("frozen")
         return notes
-
-
-def _rows_by_prefix(infos: list[TensorInfo], depth: int, texts: _Texts) -> list[Row]:
-    """Cut keys to `depth` parts and return one row for all tensors below each prefix."""
-    groups: dict[str, list[TensorInfo]] = {}
-    for info in infos:
-        parts = info.key.split(".")
-        key = info.key if len(parts) <= depth else ".".join([*parts[:depth], "*"])
-        groups.setdefault(key, []).append(info)
-    rows = []
-    for key, group in groups.items():
-        if len(group) == 1 and key == group[0].key:
-            rows.append(texts.row(group[0]))
-        else:
-            elements = sum(info.tensor.numel for info in group)
-            rows.append(_sum_row(key, group, f", {count_text(elements, 'element')}"))
-    return rows
-
-
-def _optimizer_rows(document: Document, infos: list[TensorInfo]) -> list[Row]:
-    """Return one row for each name in the optimizers' state: `state.*.exp_avg`."""
-    groups: dict[str, list[TensorInfo]] = {}
-    state_paths = [(*optimizer.path, "state") for optimizer in document.optimizers]
-    for info in infos:
-        if info.role == "optimizer":
-            in_state = info.path[:-2] in state_paths
-            parts = (*info.path[:-2], "*", info.path[-1]) if in_state else info.path
-            groups.setdefault(".".join(map(str, parts)), []).append(info)
-    return [_sum_row(key, group) for key, group in groups.items()]
 
 
 def _sum_row(key: str, group: list[TensorInfo], elements: str = "") -> Row:

@@ -208,31 +208,27 @@ def _read_other_files(archive: JoblibDump, wrappers: list[Call]) -> None:
             )
         for wrapper, file in zip(wrappers, names, strict=True):
             with add_error_path(os.path.join(folder, file)):
-                _become(wrapper, _read_other_file(archive, wrapper, os.path.join(folder, file)))
+                source, fields = open_source(os.path.join(folder, file)), attributes_of(wrapper)
+                archive.parts.append(PicklelessArchive(source, archive.limits))
+                if "state" not in fields:
+                    header = read_header(source.read(0, min(source.size, MAX_HEADER + 12)))
+                else:  # compressed bytes: their shape is in the pickle
+                    state = as_sequence(fields["state"]) or ()
+                    _, shape, dtype, order = (*state, *[None] * 4)[:4]
+                    code = dtype_code(dtype)
+                    if code is None or not is_shape(shape) or "O" in code:
+                        raise DamagedError("the array's shape or element type is invalid")
+                    header = ArrayHeader(code, order is True, shape, 0, numpy_itemsize(code))
+                    source = _unpack(source, "joblib's zlib", archive.limits)
+                    archive.unpacked.append(source)
+                nbytes = array_nbytes(header, source.size - header.start, None)
+                span = Span(os.path.basename(file), nbytes, header.start, source.base)
+                key = f"array_{len(archive.arrays)}"
+                _become(wrapper, archive.add(key, header, span, source))
     except PtInspectError:
         archive.close()
         raise
     archive.facts["set"] = {"files": [name, *names], "missing": []}
-
-
-def _read_other_file(archive: JoblibDump, wrapper: Call, path: str) -> Value:
-    """Return the array in a file: an .npy, or compressed bytes, whose shape is in the pickle."""
-    source = open_source(path)
-    archive.parts.append(PicklelessArchive(source, archive.limits))
-    fields = attributes_of(wrapper)
-    if "state" not in fields:
-        header = read_header(source.read(0, min(source.size, MAX_HEADER + 12)))
-    else:
-        _, shape, dtype, order = (*(as_sequence(fields["state"]) or ()), *[None] * 4)[:4]
-        code = dtype_code(dtype)
-        if code is None or not is_shape(shape) or "O" in code:
-            raise DamagedError("the array's shape or element type is invalid")
-        header = ArrayHeader(code, order is True, shape, 0, numpy_itemsize(code))
-        source = _unpack(source, "joblib's zlib", archive.limits)
-        archive.unpacked.append(source)
-    nbytes = array_nbytes(header, source.size - header.start, None)
-    span = Span(os.path.basename(path), nbytes, header.start, source.base)
-    return archive.add(f"array_{len(archive.arrays)}", header, span, source)
 
 
 def _become(wrapper: Call, value: Value) -> None:

@@ -118,16 +118,6 @@ class _ExternalSpan(Span):
             yield from read_chunks(file, self.begin + start, self.begin + stop, size)
 
 
-class Onnx(PicklelessArchive):
-    """See the module's docstring. `missing` are the files of elements that are not there."""
-
-    format = "onnx"
-
-    def __init__(self, source: Source, limits: Limits) -> None:
-        super().__init__(source, limits)
-        self.missing: list[str] = []
-
-
 class Field(NamedTuple):
     """A field of a message: the number itself (of a varint), and its bytes."""
 
@@ -226,8 +216,9 @@ def _varints(data: bytes) -> Iterator[int]:
 class _Reader:
     """Reads one model: its tensors become the archive's value."""
 
-    def __init__(self, archive: Onnx) -> None:
+    def __init__(self, archive: PicklelessArchive) -> None:
         self.archive = archive
+        self.missing: list[str] = []
         self.operators: Counter[str] = Counter()
 
     def read_graph(self, main: Message, model: Message) -> dict[str, object]:
@@ -383,7 +374,7 @@ class _Reader:
         path = os.path.normpath(path.replace("\\", "/"))
         full = os.path.join(os.path.dirname(self.archive.source.path), path)
         exists = os.path.isfile(full)
-        paths, entry = (self.archive.data_paths, full) if exists else (self.archive.missing, path)
+        paths, entry = (self.archive.data_paths, full) if exists else (self.missing, path)
         if entry not in paths:
             paths.append(entry)
         return _ExternalSpan(nbytes, path, int(offset))
@@ -407,11 +398,11 @@ def _unique(names: object, name: str) -> str:
     return unique
 
 
-def read_onnx(source: Source, limits: Limits = LIMITS) -> Onnx:
+def read_onnx(source: Source, limits: Limits = LIMITS) -> PicklelessArchive:
     """Read the tensors of a model. DamagedError if it is cut or inconsistent, UnsupportedError for
     an unknown element type, OutsideFolderError if elements are outside the model's folder."""
     data, start, stop = source.window()
-    archive = Onnx(source, limits)
+    archive = PicklelessArchive(source, limits, "onnx")
     archive.origin = None if source.base is None else source.base - start
     model, reader = Message(data, start, stop), _Reader(archive)
     graphs = [reader.read_graph(graph, model) for graph in model.messages(7)]
@@ -427,9 +418,9 @@ def read_onnx(source: Source, limits: Limits = LIMITS) -> Onnx:
     archive.facts["metadata"] = metadata | model.pairs(14) | {"opset": ", ".join(opsets)}
     operators = [{"name": n, "count": count} for n, count in reader.operators.most_common()]
     archive.facts["programs"] = [graphs[-1] | {"operators": operators, "ranges": {}}]
-    if archive.missing:
-        archive.facts["set"] = {"missing": archive.missing}
-        for path in archive.missing:
+    if reader.missing:
+        archive.facts["set"] = {"missing": reader.missing}
+        for path in reader.missing:
             text = f"{printable_name(path)} is missing, which has elements of tensors"
             archive.warnings.append(Finding("missing-file", text))
     return archive
