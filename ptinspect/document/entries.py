@@ -161,22 +161,17 @@ def _describe_items(kind: str, items: list[Value] | tuple[Value, ...]) -> Descri
     return kind, {"length": len(items), "head": items[:HEAD]}
 
 
-_TORCH_CONSTANTS = {
-    **dict.fromkeys(
-        ("contiguous_format", "preserve_format", "channels_last", "channels_last_3d"),
-        "torch.memory_format",
-    ),
-    **dict.fromkeys(QSCHEMES, "torch.qscheme"),
-}
+_MEMORY_FORMATS = ("contiguous_format", "preserve_format", "channels_last", "channels_last_3d")
 
 
 def _describe_global(value: Global) -> Description:
     if value.module.split(".", 1)[0] == "torch":
         # A memory format is written as `torch._utils torch.channels_last`.
         name = value.name.removeprefix("torch.")
-        kind = "torch.dtype" if dtype_by_name(name) else _TORCH_CONSTANTS.get(name)
-        if kind is not None:
-            return kind, f"torch.{name}"
+        if dtype_by_name(name):
+            return "torch.dtype", f"torch.{name}"
+        if name in QSCHEMES or name in _MEMORY_FORMATS:
+            return f"torch.{'qscheme' if name in QSCHEMES else 'memory_format'}", f"torch.{name}"
     return "global", value.path
 
 

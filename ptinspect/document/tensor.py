@@ -141,10 +141,6 @@ NOTHING: Mapping[Any, Any] = MappingProxyType({})
 """An empty mapping that all tensors without parts, attributes or a quantizer share."""
 
 
-def _nothing() -> Mapping[Any, Any]:
-    return NOTHING
-
-
 @dataclass(slots=True, repr=False, eq=False)
 class Tensor:
     """A tensor as the file records it.
@@ -182,9 +178,9 @@ class Tensor:
     encoding: str | None = None
     stored: DType | None = None
     uninitialized: bool = False
-    parts: Mapping[str, Tensor] = field(default_factory=_nothing)
-    state: Mapping[Value, Value] = field(default_factory=_nothing)
-    quantizer: Mapping[str, Value] = field(default_factory=_nothing)
+    parts: Mapping[str, Tensor] = field(default_factory=lambda: NOTHING)
+    state: Mapping[Value, Value] = field(default_factory=lambda: NOTHING)
+    quantizer: Mapping[str, Value] = field(default_factory=lambda: NOTHING)
     conj: bool = False
     neg: bool = False
 

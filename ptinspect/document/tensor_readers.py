@@ -112,18 +112,15 @@ class Resolver(Protocol):
 
 def check_not_negative(tensor: Tensor, record: str | None) -> None:
     """Raise DamagedError for a negative size, stride or offset: torch refuses them too."""
-    smallest = -1 if tensor.parts else 0  # -1: a ragged dimension
-    for attribute, numbers in (("size", tensor.shape), ("stride", tensor.stride or ())):
+    smallest, offset = -1 if tensor.parts else 0, tensor.storage_offset  # -1: a ragged dimension
+    message = ""
+    if offset is not None and offset < 0:
+        message = f"a tensor begins before its storage, at {offset}"
+    for attribute, numbers in (("stride", tensor.stride or ()), ("size", tensor.shape)):
         if numbers and min(numbers) < smallest:
-            raise DamagedError(
-                f"a tensor's {attribute} is negative: {numbers}",
-                where=Place(record, tensor.pickle_offset),
-            )
-    if tensor.storage_offset is not None and tensor.storage_offset < 0:
-        raise DamagedError(
-            f"a tensor begins before its storage, at {tensor.storage_offset}",
-            where=Place(record, tensor.pickle_offset),
-        )
+            message = f"a tensor's {attribute} is negative: {numbers}"
+    if message:
+        raise DamagedError(message, where=Place(record, tensor.pickle_offset))
 
 
 def _ints(value: Value) -> tuple[int, ...] | None:

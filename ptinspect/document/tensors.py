@@ -221,31 +221,30 @@ class TensorReader:
     def resolve_storage(self, value: Value) -> Reference | None:
         """Return the storage of a persistent id, or of `torch.storage._load_from_bytes(b"…")`, a
         legacy stream inside the pickle."""
-        if isinstance(value, Call) and function_path(value) in _FROM_BYTES:
-            if id(value) not in self._streams:
-                self._streams[id(value)] = self._read_nested_stream(value)
+        if isinstance(value, PersistentId):
+            return self.storages.resolve_id(value.value)
+        if not isinstance(value, Call) or function_path(value) not in _FROM_BYTES:
+            return None
+        if id(value) in self._streams:
             return self._streams[id(value)]
-        return self.storages.resolve_id(value.value) if isinstance(value, PersistentId) else None
-
-    def _read_nested_stream(self, call: Call) -> Reference | None:
         from ptinspect.formats.torch.legacy import read_legacy
 
         if self.depth >= self.limits.nested_archives:
             raise LimitError(
                 f"streams inside streams, deeper than {self.limits.nested_archives}",
                 limit="nested_archives",
-                where=Place(self.archive.record, call.offset),
+                where=Place(self.archive.record, value.offset),
             )
-        data = call.args[0] if call.args else None
-        data = data if isinstance(data, Blob) else as_bytes(data)
-        if data is None:
-            return None
-        source = MemorySource.of_value(data, self.archive.source.path, self.archive.origin)
-        record = f"{self.archive.record or 'pickle'} @ {call.offset}"
-        archive = read_legacy(source, self.limits, record=record)
-        reader = TensorReader(archive, self.limits, self.depth + 1)
-        self.nested.append(reader)
-        return reader.resolve_storage(archive.root)
+        data = value.args[0] if value.args else None
+        data, reference = data if isinstance(data, Blob) else as_bytes(data), None
+        if data is not None:
+            source = MemorySource.of_value(data, self.archive.source.path, self.archive.origin)
+            record = f"{self.archive.record or 'pickle'} @ {value.offset}"
+            archive = read_legacy(source, self.limits, record=record)
+            self.nested.append(TensorReader(archive, self.limits, self.depth + 1))
+            reference = self.nested[-1].resolve_storage(archive.root)
+        self._streams[id(value)] = reference
+        return reference
 
     def _apply_wrapper(self, tensor: Tensor, wrapper: Call) -> None:
         path, args = function_path(wrapper) or "", wrapper.args

@@ -76,17 +76,15 @@ class _Context(NamedTuple):
     model: _ModelObjects | None = None
 
 
+@dataclass(slots=True, eq=False)
 class _ModelObjects:
     """The parameters, buffers and modules of a model's tree, and of the models around it. A plain
     attribute that repeats one of them (a list of layers, a parent) is not listed again. The set is
     built at its first use."""
 
-    __slots__ = ("_ids", "_module", "_outer")
-
-    def __init__(self, module: Module, outer: _ModelObjects | None) -> None:
-        self._module = module
-        self._outer = outer
-        self._ids: set[int] | None = None
+    _module: Module
+    _outer: _ModelObjects | None
+    _ids: set[int] | None = None
 
     def __contains__(self, value: object) -> bool:
         if self._ids is None:

@@ -81,9 +81,6 @@ class ModuleClass:
         self.fill: dict[str, Value] = {name: parse_literal(text) for name, _, text in filled}
         self._fields = fields
 
-    def __repr__(self) -> str:
-        return f"ModuleClass({self.path!r})"
-
     @property
     def name(self) -> str:
         return self.path.rpartition(".")[2]
@@ -285,7 +282,8 @@ def _load(table: str) -> None:
 
 
 def lookup(class_path: str) -> ModuleClass | None:
-    """Return the class by `module.qualname`, old spellings included; None if it is not torch's."""
+    """Return the class by `module.qualname`, old spellings, `torch.nn.Linear` and those of
+    parametrizations (`ParametrizedLinear`) included; None if it is not torch's."""
     row = _CLASSES.get(class_path)
     if row is not None:
         return row
@@ -294,7 +292,17 @@ def lookup(class_path: str) -> ModuleClass | None:
     _load("nn.txt")
     if class_path.startswith(("torch.ao.", *(old for old in renamed() if old[-1] == "."))):
         _load("quantization.txt")
-    path = canonical(class_path)
+    path = class_path
+    for old, new in renamed().items():  # an older version's path
+        if path.startswith(old) and old[-1] == ".":
+            path = new + path[len(old) :]
+    path = renamed().get(path, path)
+    prefix, _, name = path.rpartition(".")
+    is_made = path.startswith(PARAMETRIZED)  # by torch.nn.utils.parametrize
+    if path not in _FIELDS and (is_made or prefix == "torch.nn"):
+        ending = f".{path[len(PARAMETRIZED) :] if is_made else name}"
+        paths = (p for p in _FIELDS if p.endswith(ending) and p.startswith("torch.nn."))
+        path = next(paths, path)
     if path not in _FIELDS:
         return None
     if path not in _CLASSES:
@@ -306,25 +314,6 @@ def lookup(class_path: str) -> ModuleClass | None:
         _CLASSES[path] = ModuleClass(path, fields)
     _CLASSES[class_path] = _CLASSES[path]
     return _CLASSES[path]
-
-
-def canonical(path: str) -> str:
-    """Return torch 2.13's path of a class: of one of an older version, of `torch.nn.Linear`, or of
-    a class that `torch.nn.utils.parametrize` makes (`ParametrizedLinear`)."""
-    for old, new in renamed().items():
-        if path.startswith(old) and old[-1] == ".":
-            path = new + path[len(old) :]
-    path = renamed().get(path, path)
-    if path in _FIELDS:
-        return path
-    prefix, _, name = path.rpartition(".")
-    if path.startswith(PARAMETRIZED):
-        name = path[len(PARAMETRIZED) :]
-    elif prefix != "torch.nn":
-        return path
-    ending = f".{name}"
-    paths = (p for p in _FIELDS if p.endswith(ending) and p.startswith("torch.nn."))
-    return next(paths, path)
 
 
 @cache

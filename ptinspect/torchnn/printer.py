@@ -96,7 +96,22 @@ def module_lines(
     file that is printed bare. LimitError if the text is longer than `limits.string_bytes`."""
     remaining = limits.string_bytes
     formatter = ValueFormatter(describe, escape, limits.text_width)
-    plan, code = _Planner(formatter).plan_tree(root), root.attributes.get("_code")
+    planner = _Planner(formatter)
+    plan, code = planner.plan(root), root.attributes.get("_code")
+    stack = [(plan, iter(root.children))]
+    while stack:
+        parent, children = stack[-1]
+        for name, child in children:
+            if child is None or id(child) in planner.plans:
+                parent.children.append((name, planner.plans.get(id(child))))
+                continue
+            child_plan = planner.plan(child)
+            parent.children.append((name, child_plan))
+            stack.append((child_plan, iter(child.children)))
+            break
+        else:
+            stack.pop()
+            planner.finish(parent)
     more: list[str] = []
     if plan.style == "graph" and isinstance(code, str):
         more = [*map(escape or str, code.split("\n")), READABLE_HINT]
@@ -115,27 +130,6 @@ class _Planner:
         self.formatter = formatter
         self.plans: dict[int, _Plan] = {}  # by the node's id
         self.forms: dict[object, int] = {}
-
-    def plan_tree(self, root: ModuleNode) -> _Plan:
-        root_plan = self.plan(root)
-        stack: list[tuple[_Plan, Iterator[tuple[str, ModuleNode | None]]]] = []
-        stack.append((root_plan, iter(root.children)))
-        while stack:
-            plan, children = stack[-1]
-            for name, child in children:
-                if child is None:
-                    plan.children.append((name, None))
-                    continue
-                is_new = id(child) not in self.plans
-                child_plan = self.plan(child) if is_new else self.plans[id(child)]
-                plan.children.append((name, child_plan))
-                if is_new:
-                    stack.append((child_plan, iter(child.children)))
-                    break
-            else:
-                stack.pop()
-                self.finish(plan)
-        return root_plan
 
     def plan(self, node: ModuleNode) -> _Plan:
         row = lookup(node.class_path)
@@ -239,19 +233,15 @@ class _Emitter:
 
     def reference(self, plan: _Plan, depth: int) -> str | None:
         """Return the line for a node that is not printed again; None for one that is printed."""
-        if id(plan) in self.open_ids:
-            return f"<{plan.name}, as at {self.first_path(plan)}>"
-        if depth > DEPTH and plan.children:
+        is_open = id(plan) in self.open_ids
+        if not is_open and depth > DEPTH and plan.children:
             return f"<{plan.name}, {depth} levels deep>"
-        if id(plan) not in self.first:
+        if not is_open and id(plan) not in self.first:
             return None
-        if self.repeats_left <= 0:
-            return f"<{plan.name}, as at {self.first_path(plan)}>"
-        self.repeats_left -= 1
-        return None
-
-    def first_path(self, plan: _Plan) -> str:
-        """Return the dotted name under which a node was printed first."""
+        if not is_open and self.repeats_left > 0:
+            self.repeats_left -= 1
+            return None
+        # The dotted name under which the node was printed first.
         names: list[str] = []
         length = 0
         parent, prefix = self.first[id(plan)]
@@ -262,7 +252,7 @@ class _Emitter:
             parent, prefix = self.first[id(parent)]
         if parent is not None:
             names.append("…")
-        return ".".join(reversed(names)) or "the root"
+        return f"<{plan.name}, as at {'.'.join(reversed(names)) or 'the root'}>"
 
 
 # extra_repr
@@ -286,7 +276,7 @@ def extra_repr(
 
 def row_text(row: ModuleClass, attributes: Attributes, formatter: ValueFormatter) -> str:
     if row.template[:1] == "@":
-        return _FUNCTIONS[row.template[1:]](attributes, formatter)
+        return _item_lines(row.template == "@parameter_list", attributes, formatter)
     pieces = []
     for condition, fields in _parse_template(row.template):
         if condition is not None:
@@ -360,26 +350,11 @@ def _holds(value: Value, operator: str, literal: Value) -> bool:
     return is_equal == (operator == "==")
 
 
-# A line for each item: `  (0): Parameter containing: [torch.float32 of size 2x3]`; a dict has
-# torch.FloatTensor there.
-_FUNCTIONS: dict[str, Callable[[Attributes, ValueFormatter], str]] = {
-    "parameter_list": lambda attributes, formatter: _item_lines(
-        parameter_list_keys(attributes), attributes, formatter, lambda facts: f"torch.{facts.dtype}"
-    ),
-    "parameter_dict": lambda attributes, formatter: _item_lines(
-        parameter_dict_keys(attributes), attributes, formatter, _tensor_type
-    ),
-}
-
-
-def _item_lines(
-    keys: list[str],
-    attributes: Attributes,
-    formatter: ValueFormatter,
-    kind: Callable[[TensorFacts], str],
-) -> str:
+def _item_lines(is_list: bool, attributes: Attributes, formatter: ValueFormatter) -> str:
+    """Return a line for each item: `  (0): Parameter containing: [torch.float32 of size 2x3]`; a
+    ParameterDict has torch.FloatTensor there."""
     lines = []
-    for key in keys:
+    for key in (parameter_list_keys if is_list else parameter_dict_keys)(attributes):
         value = get_attribute(attributes, key)
         facts = formatter.describe(value)
         if value is MISSING:
@@ -390,7 +365,8 @@ def _item_lines(
             name = "Parameter" if facts.parameter else "Tensor"
             size = "x".join(map(str, facts.shape))
             device = f" ({facts.device})" if facts.device.startswith("cuda") else ""
-            text = f"{name} containing: [{kind(facts)} of size {size}{device}]"
+            kind = f"torch.{facts.dtype}" if is_list else _tensor_type(facts)
+            text = f"{name} containing: [{kind} of size {size}{device}]"
         lines.append(f"  ({formatter.bare(key)}): {text}")
     return "\n".join(lines)
 

@@ -127,7 +127,15 @@ class ValueFormatter:
             return f"tensor(..., size={tuple(facts.shape)}, dtype=torch.{facts.dtype})"
         container = _container_parts(value)
         if container is None:
-            return self._object_text(value)
+            name = f"<{type(value).__name__}>"
+            if not isinstance(value, Call):
+                return name
+            if (number := numpy_number(value)) is not None:
+                return number[1]
+            if isinstance(value.func, Global):
+                name = self.bare(f"<{value.func.path} object>")
+            call_text = _call_text(value)
+            return self.bare(call_text) if call_text is not None else name
         opening, items, closing, cycle = container
         if id(value) in open_ids:
             return cycle
@@ -143,17 +151,6 @@ class ValueFormatter:
             pending.append(_Piece("…"))
         stack.extend(reversed(pending))
         return opening
-
-    def _object_text(self, value: Value) -> str:
-        if isinstance(value, Call):
-            if (number := numpy_number(value)) is not None:
-                return number[1]
-            text = _call_text(value)
-            if text is None and isinstance(value.func, Global):
-                text = f"<{value.func.path} object>"
-            if text is not None:
-                return self.bare(text)
-        return f"<{type(value).__name__}>"
 
 
 _Items = list[list[object]]

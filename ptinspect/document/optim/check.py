@@ -325,8 +325,21 @@ class _Check:
             name = self.names[slot.number]
             if name is not None and "." in name:
                 by_module.setdefault(name.rsplit(".", 1)[0], set()).add(step)
-        if counts:
-            self.check_counters(int(max(counts)))
+        # A scheduler counts epochs, or the optimizer's steps. Steps that a GradScaler left out and
+        # accumulated batches are allowed for.
+        steps, epoch = int(max(counts, default=0)), self.epoch
+        if counts and epoch is not None and epoch > steps > 0:
+            message = f"has made {count_text(steps, 'step')}, but the recorded epoch is {epoch}"
+            self.add_undecided("counter", f"the optimizer {message}")
+        elif counts and epoch is not None:
+            for scheduler in self.schedulers:
+                count = scheduler.last_epoch
+                is_multiple = steps > 0 and count > steps and count % steps == 0
+                counts_batches = is_multiple or 0 <= count - steps <= 24 + steps // 20
+                if abs(count - epoch) > 1 and not counts_batches:
+                    text = f"the scheduler {dotted(scheduler.path)} has made {brief_repr(count)}"
+                    message = f"steps, the optimizer {steps}, and the recorded epoch is {epoch}"
+                    self.add_undecided("counter", f"{text} {message}")
         class_path = self.optimizer.class_path or ""
         if counts.keys() == {0.0} and self.progress:  # Adagrad has a state before its first step
             is_certain = class_path.startswith("torch.") and not class_path.endswith(".Adagrad")
@@ -335,34 +348,13 @@ class _Check:
             )
         if len(counts) < 2:
             return
-        steps = " and ".join(f"{step:g} ({counts[step]})" for step in sorted(counts)[:4])
+        text = " and ".join(f"{step:g} ({counts[step]})" for step in sorted(counts)[:4])
         module = next((name for name, found in by_module.items() if len(found) > 1), None)
         if module is not None:
-            self.add_fault("step", f"the steps differ within {module}: {steps}")
+            self.add_fault("step", f"the steps differ within {module}: {text}")
         else:
-            message = f"the steps differ: {steps}; unfrozen later, without gradients, or mixed"
+            message = f"the steps differ: {text}; unfrozen later, without gradients, or mixed"
             self.add_undecided("step", message)
-
-    def check_counters(self, steps: int) -> None:
-        """A scheduler counts epochs, or the optimizer's steps. Steps that a GradScaler left out
-        and accumulated batches are allowed for."""
-        epoch, most_skipped = self.epoch, 24 + steps // 20
-        if epoch is None:
-            return
-        if epoch > steps > 0:
-            message = f"has made {count_text(steps, 'step')}, but the recorded epoch is {epoch}"
-            self.add_undecided("counter", f"the optimizer {message}")
-            return
-        for scheduler in self.schedulers:
-            count = scheduler.last_epoch
-            is_multiple = steps > 0 and count > steps and count % steps == 0
-            counts_batches = is_multiple or 0 <= count - steps <= most_skipped
-            if abs(count - epoch) > 1 and not counts_batches:
-                message = (
-                    f"the scheduler {dotted(scheduler.path)} has made {brief_repr(count)} steps, "
-                    f"the optimizer {steps}, and the recorded epoch is {epoch}"
-                )
-                self.add_undecided("counter", message)
 
     def check_numbers(self) -> None:
         """No NaN, no inf, no negative squares, and no moments that only lost state can have."""

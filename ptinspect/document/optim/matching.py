@@ -314,7 +314,24 @@ def _match(slots: list[Slot], weights: Weights) -> Match:
             return Match(weights, [by_view.get(view) for view in views], [])
         return _match([slot._replace(parameter=None) for slot in slots], weights)
     if slots and all(slot.name is not None for slot in slots):
-        return _match_by_name(slots, weights)
+        # Recorded names, with or without the prefix of a wrapper.
+        by_name = {weight.name: weight for weight in weights.order}
+        names: list[str | None] = []
+        faults = []
+        for slot in slots:
+            name = slot.name or ""
+            spellings = [name]
+            for prefix in (*WRAPPER_PREFIXES, "model."):
+                spellings += [prefix + name, name.removeprefix(prefix)]
+            weight = next((by_name[text] for text in spellings if text in by_name), None)
+            names.append(weight.name if weight else None)
+            if weight is None:
+                message = f"the optimizer covers {name}, which the model does not have"
+                faults.append(Fault("names", message, name))
+            elif slot.shape not in (None, weight.tensor.shape):
+                message = f"its state is for the shape {slot.shape}, it has {weight.tensor.shape}"
+                faults.append(Fault("shape", message, weight.name))
+        return Match(weights, names, faults)
     parameters = weights.parameters
     if len(slots) > len(parameters):
         floats = [weight for weight in weights.order if weight.tensor.is_float]
@@ -370,13 +387,26 @@ def _match_subset(slots: list[Slot], weights: Weights) -> Match:
     unused = Counter(weight.tensor.shape for weight in parameters)
     unused.subtract(Counter(slot.shape for slot in slots if slot.shape is not None))
     if min(unused.values(), default=0) < 0:
-        return _no_match(slots, weights, _shape_fault(slots, parameters))
+        shapes = {weight.tensor.shape for weight in parameters}
+        message = "the states are for parameters of other shapes than the model's"
+        fault = Fault("shape", message)
+        for slot, weight in zip(slots, parameters, strict=False):
+            if slot.shape in (None, weight.tensor.shape):
+                continue
+            if len(slots) == len(parameters):
+                fault = Fault("shape", _mismatch(slot, weight), weight.name)
+                break
+            if slot.shape not in shapes:
+                message = f"state {slot.number} is for a parameter of shape {slot.shape}, "
+                fault = Fault("shape", f"{message}which the model does not have", weight.name)
+                break
+        return _no_match(slots, weights, fault)
     if len({slot.group for slot in slots}) > 1:
         groups: dict[int, list[Shape | None]] = {}
         for slot in slots:
             groups.setdefault(slot.group, []).append(slot.shape)
-        shapes = {weight.name: weight.tensor.shape for weight in parameters}
-        names = names_by_group(list(groups.values()), shapes)
+        shape_of = {weight.name: weight.tensor.shape for weight in parameters}
+        names = names_by_group(list(groups.values()), shape_of)
         if names is not None:
             return Match(weights, [*names], [])
         return _ambiguous_match(slots, weights)
@@ -401,46 +431,8 @@ def _subsequence(slots: list[Slot], parameters: list[Weight]) -> list[int] | Non
     return indexes
 
 
-def _shape_fault(slots: list[Slot], parameters: list[Weight]) -> Fault:
-    shapes = {weight.tensor.shape for weight in parameters}
-    has_same_count = len(slots) == len(parameters)
-    for slot, weight in zip(slots, parameters, strict=False):
-        if slot.shape is None or slot.shape == weight.tensor.shape:
-            continue
-        if has_same_count:
-            return Fault("shape", _mismatch(slot, weight), weight.name)
-        if slot.shape not in shapes:
-            message = (
-                f"state {slot.number} is for a parameter of shape {slot.shape}, "
-                "which the model does not have"
-            )
-            return Fault("shape", message, weight.name)
-    return Fault("shape", "the states are for parameters of other shapes than the model's")
-
-
 def _mismatch(slot: Slot, weight: Weight) -> str:
     return (
         f"state {slot.number} is for a parameter of shape {slot.shape}, "
         f"the model's is {weight.name} of shape {weight.tensor.shape}"
     )
-
-
-def _match_by_name(slots: list[Slot], weights: Weights) -> Match:
-    """Match recorded names, with or without the prefix of a wrapper."""
-    by_name = {weight.name: weight for weight in weights.order}
-    faults = []
-    names: list[str | None] = []
-    for slot in slots:
-        name = slot.name or ""
-        spellings = [name]
-        for prefix in (*WRAPPER_PREFIXES, "model."):
-            spellings += [prefix + name, name.removeprefix(prefix)]
-        weight = next((by_name[text] for text in spellings if text in by_name), None)
-        names.append(weight.name if weight else None)
-        if weight is None:
-            message = f"the optimizer covers {name}, which the model does not have"
-            faults.append(Fault("names", message, name))
-        elif slot.shape not in (None, weight.tensor.shape):
-            message = f"its state is for the shape {slot.shape}, it has {weight.tensor.shape}"
-            faults.append(Fault("shape", message, weight.name))
-    return Match(weights, names, faults)

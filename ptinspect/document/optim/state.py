@@ -264,9 +264,8 @@ def training_counter(
         name = str(entry.path[-1]).lower() if entry.path else ""
         if name not in names or len(entry.path) > 2 or entry.path[:-1] in scheduler_paths:
             continue
-        if isinstance(entry.value, bool) or not isinstance(entry.value, int | float):
-            continue
-        if is_huge_int(entry.value):
+        is_number = isinstance(entry.value, int | float) and not isinstance(entry.value, bool)
+        if not is_number or is_huge_int(entry.value):
             continue
         rank = (len(entry.path), names.index(name))
         if best is None or rank < best:
