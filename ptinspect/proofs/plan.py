@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +25,6 @@ from ptinspect.safety.scan import scan
 from ptinspect.text import shell_word
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from ptinspect.document import Document
 
 DEFAULT_STEPS = 4
@@ -236,30 +235,12 @@ def check_loadable(
     if report.verdict == "unreadable":
         message = str(report.errors[0]) if report.errors else "the file cannot be read"
         raise PtInspectError(message, path=path)
-    is_user_class = _user_classes(model)
-    user_names = [name.path for name in document.globals if is_user_class(name.path)]
-    unlisted = [item.name for item in report.all_findings() if item.name not in user_names]
-    if unlisted and not trust:
-        raise UnsafeError(
-            f"{unlisted[0]} is not on the allowlist",
-            path=path,
-            hint="give the file with its class as --model FILE.py:CLASS, or trust it with --trust",
-        )
-    return list(dict.fromkeys(user_names)), unlisted
-
-
-def _user_classes(model: str | None) -> Callable[[str], bool]:
-    """Return a predicate for the pickled names that the user's FILE.py defines or registers.
-
-    The file is parsed, not run. `_register(Net, "nets", "Net")`, as in a stub, lets pickle find a
-    class of the file under another name; the worker checks that it really finds that class.
-    """
-    path = (model or "").rpartition(":")[0]
-    try:
-        with open(path, encoding="utf-8") as file:
-            body = ast.parse(file.read()).body
-    except (OSError, SyntaxError, ValueError):
-        return lambda name: False
+    # Names that the user's FILE.py defines or registers. It is parsed, not run. `_register(Net,
+    # "nets", "Net")`, as in a stub, lets pickle find a class of the file under another name; the
+    # worker checks that it really finds that class.
+    source, body = (model or "").rpartition(":")[0], list[ast.stmt]()
+    with suppress(OSError, SyntaxError, ValueError), open(source, encoding="utf-8") as file:
+        body = ast.parse(file.read()).body
     classes = {node.name for node in body if isinstance(node, ast.ClassDef)}
     registered = set()
     for node in body:
@@ -268,11 +249,17 @@ def _user_classes(model: str | None) -> Callable[[str], bool]:
             first = node.value.args[0] if len(words) == 2 else None
             if isinstance(first, ast.Name) and first.id in classes:
                 registered.add(".".join(map(str, words)))
-    stem = os.path.splitext(os.path.basename(path))[0]
-
-    def is_user_class(name: str) -> bool:
-        module, _, class_name = name.rpartition(".")
+    stem, user_names = os.path.splitext(os.path.basename(source))[0], list[str]()
+    for path_in_file in (name.path for name in document.globals):
+        module, _, class_name = path_in_file.rpartition(".")
         is_own = module in ("__main__", "__mp_main__", stem) or module.endswith(f".{stem}")
-        return (is_own and class_name in classes) or name in registered
-
-    return is_user_class
+        if (is_own and class_name in classes) or path_in_file in registered:
+            user_names.append(path_in_file)
+    unlisted = [item.name for item in report.all_findings() if item.name not in user_names]
+    if unlisted and not trust:
+        raise UnsafeError(
+            f"{unlisted[0]} is not on the allowlist",
+            path=path,
+            hint="give the file with its class as --model FILE.py:CLASS, or trust it with --trust",
+        )
+    return list(dict.fromkeys(user_names)), unlisted

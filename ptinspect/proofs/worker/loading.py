@@ -68,7 +68,22 @@ def load_training(
         if state and training.scaler is not None:
             training.scaler.load_state_dict(copy.deepcopy(state))
     _restore_position(training, options, fixes)
-    _restore_generators(training, fixes)
+    # The random number generators, and what `Training` replays of the data.
+    paths = checkpoint.rng_paths
+    states = {kind: value_at(checkpoint.root, rng_path) for kind, rng_path in paths.items()}
+    matched = training.saved_generators()
+    for kind, generator in matched.items():
+        determinism.set_generator_state(generator, states[kind])
+    for kind in states.keys() - matched.keys():
+        own_kind = determinism.rng_kind(states[kind])
+        if "data" in kind and own_kind is not None:  # nothing holds such a generator
+            paths.setdefault(own_kind, paths.pop(kind))
+            states.setdefault(own_kind, states.pop(kind))
+    restored = [fix for fix in fixes if fix.startswith("rng-") and fixes[fix] is not None]
+    states |= {fix.removeprefix("rng-"): fixes[fix] for fix in restored}
+    determinism.set_rng_states(states | fixes.get("generators", {}), training.generators())
+    replay = fixes.get("replay")
+    training.replay = replay if replay and os.path.exists(replay) else None
     return training
 
 
@@ -271,25 +286,6 @@ def _restore_position(training: Training, options: dict[str, Any], fixes: Fixes)
     training.epoch = fixes.get("epoch", training.epoch)
     if "mid-epoch" in fixes:
         (training.epoch, training.index), training.resumed_epoch = fixes["mid-epoch"]
-
-
-def _restore_generators(training: Training, fixes: Fixes) -> None:
-    """Set the random number generators, and what `Training` replays of the data."""
-    checkpoint = training.checkpoint
-    states = {kind: value_at(checkpoint.root, path) for kind, path in checkpoint.rng_paths.items()}
-    matched = training.saved_generators()
-    for kind, generator in matched.items():
-        determinism.set_generator_state(generator, states[kind])
-    for kind in states.keys() - matched.keys():
-        own_kind = determinism.rng_kind(states[kind])
-        if "data" in kind and own_kind is not None:  # nothing holds such a generator
-            checkpoint.rng_paths.setdefault(own_kind, checkpoint.rng_paths.pop(kind))
-            states.setdefault(own_kind, states.pop(kind))
-    restored = [fix for fix in fixes if fix.startswith("rng-") and fixes[fix] is not None]
-    states |= {fix.removeprefix("rng-"): fixes[fix] for fix in restored}
-    determinism.set_rng_states(states | fixes.get("generators", {}), training.generators())
-    replay = fixes.get("replay")
-    training.replay = replay if replay and os.path.exists(replay) else None
 
 
 # --- Save -------------------------------------------------------------------------------------

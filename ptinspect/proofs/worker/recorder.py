@@ -305,7 +305,21 @@ def digest(torch: Any, root: Any, on_card: bool = True) -> str:
             item = item.item()  # such as `step`, a number in older versions
         if torch.is_tensor(item):
             blake.update(f"T{item.dtype}{tuple(item.shape)}".encode())
-            blake.update(_tensor_bits(torch, item if on_card else item.cpu()))
+            tensor, total = item if on_card else item.cpu(), 0
+            flat = plain_tensor(torch, tensor).contiguous().reshape(-1)
+            if tensor.device.type == "meta" or not flat.numel():
+                continue
+            if tensor.device.type == "cpu":
+                blake.update(flat.view(torch.uint8).numpy())
+                continue
+            # The sum of all elements' bits, weighted by their positions, modulo 2**64.
+            sizes = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+            bits = flat.view(sizes[flat.element_size()])
+            for start in range(0, bits.numel(), CHUNK):
+                part = bits[start : start + CHUNK].to(torch.int64)
+                position = torch.arange(start, start + part.numel(), device=flat.device)
+                total += int((part * (position * 0x9E3779B97F4A7C1 | 1)).sum())
+            blake.update(repr(total).encode())
         elif isinstance(item, dict):
             blake.update(f"D{len(item)}".encode())
             stack += [part for key in sorted(item, key=str) for part in (key, item[key])]
@@ -324,25 +338,6 @@ def digest(torch: Any, root: Any, on_card: bool = True) -> str:
                 objects.add(id(item))
                 stack.append(vars(item))
     return blake.hexdigest()
-
-
-def _tensor_bits(torch: Any, tensor: Any) -> Any:
-    """Return the bytes of a tensor on the CPU, and of others a hash that is made there.
-
-    The hash is the sum of all elements' bits, weighted by their positions, modulo 2**64.
-    """
-    flat = plain_tensor(torch, tensor).contiguous().reshape(-1)
-    if tensor.device.type == "meta" or not flat.numel():
-        return b""
-    if tensor.device.type == "cpu":
-        return flat.view(torch.uint8).numpy()
-    sizes = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-    bits, total = flat.view(sizes[flat.element_size()]), 0
-    for start in range(0, bits.numel(), CHUNK):
-        part = bits[start : start + CHUNK].to(torch.int64)
-        position = torch.arange(start, start + part.numel(), device=flat.device)
-        total += int((part * (position * 0x9E3779B97F4A7C1 | 1)).sum())
-    return repr(total).encode()
 
 
 def plain_tensor(torch: Any, tensor: Any) -> Any:
