@@ -125,6 +125,8 @@ def advise_loading(
         reader = "safetensors of torch-dcp"
     if facts.get("compiled") and not facts.get("programs"):
         reader = "compiled torch-export"
+    elif facts.get("model.json"):
+        reader = "torchscript before 1.4"
     blockers = refusals + _weights_only_blockers(format, streams)
     safe_globals = [name for name in dict.fromkeys(names) if name not in WEIGHTS_ONLY_NAMES]
     weights_only = not blockers and not safe_globals
@@ -200,6 +202,7 @@ _OTHER_READERS = {
     "onnx": "onnx.load({})",
     "gguf": "gguf.GGUFReader({})",
     "torchscript": "torch.jit.load({})",
+    "torchscript before 1.4": "torch.jit.load({})  # torch 2.13 no longer does",
     "torch-export": "torch.export.load({})",
     "compiled torch-export": "torch._inductor.aoti_load_package({})",
     "torch-package": "torch.package.PackageImporter({})",

@@ -159,6 +159,7 @@ def test_programs_of_torch_before_1_4_are_what_that_torch_loads(
         if "code" in version:
             schema = "forward(x: Tensor, n: int) -> Tuple[Tensor, int, List[Tensor]]"
         assert {"module": "", "name": "forward", "schema": schema} in script["methods"]
+    assert "# torch 2.13 no longer does" in run("show", path).stdout
     assert run("convert", path, tmp_path / "out.pt").exit_code == 0
     assert ptinspect.diff(path, tmp_path / "out.pt").same
     assert ptinspect.scan(path).verdict == "unknown"  # its code is not judged
