@@ -81,7 +81,7 @@ _METADATA = re.compile(r"__\d+\.metadata")
 """The `.metadata` of one process, which torch writes with `use_collectives=False`."""
 MEMBER = re.compile(
     r".*\.distcp|.*\.metadata|.*-\d+-of-\d+\.(?:safetensors|bin)|.*\.index(?:\.\w+)?\.json|"
-    + _MODEL.pattern
+    + f"{_MODEL.pattern}|{RANK_FILE.pattern}"
 )
 """Files that belong to the document of their folder, or that its warning names."""
 

@@ -329,6 +329,13 @@ def rank_files(folder: Path, *values: object) -> Path:
     return folder
 
 
+def test_a_list_of_models_has_the_files_of_ranks_once(tmp_path: Path) -> None:
+    (tmp_path / "ranks").mkdir()
+    rank_files(tmp_path / "ranks", {"a": 1}, {"a": 1})
+    lines = run("show", "--brief", tmp_path).stdout.splitlines()
+    assert [line.partition("  ")[0] for line in lines] == [str(tmp_path / "ranks")]
+
+
 def test_every_number_that_differs_between_ranks_is_named(tmp_path: Path) -> None:
     """Small numbers are the same objects wherever they are."""
     rank_files(tmp_path, *({"epoch": r, "same": 1, "list": [1, r], "step": r} for r in (0, 1)))
