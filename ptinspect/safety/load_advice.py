@@ -123,10 +123,7 @@ def advise_loading(
     reader = "torch-ranks" if refusals else format
     if format == "torch-dcp" and not has_pickles:
         reader = "safetensors of torch-dcp"
-    if facts.get("compiled") and not facts.get("programs"):
-        reader = "compiled torch-export"
-    elif facts.get("model.json"):
-        reader = "torchscript before 1.4"
+    reader = str(facts.get("reader", reader))
     blockers = refusals + _weights_only_blockers(format, streams)
     safe_globals = [name for name in dict.fromkeys(names) if name not in WEIGHTS_ONLY_NAMES]
     weights_only = not blockers and not safe_globals

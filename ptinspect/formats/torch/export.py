@@ -142,6 +142,7 @@ def read_export(
             archive.warnings.append(Finding("compiled-code", text))
     if compiled:
         archive.facts["compiled"] = compiled
+        archive.facts |= {} if facts else {"reader": "compiled torch-export"}
     archive.facts["programs"] = facts
     archive.value = next(iter(programs.values())) if len(programs) == 1 else dict(programs)
     return archive

@@ -137,7 +137,7 @@ def read_torchscript(
     else:
         archive = TorchScript(source, directory, limits, folder)
         _ModelJson(archive, folder).read()
-        archive.facts["model.json"] = True
+        archive.facts["reader"] = "torchscript before 1.4"
     modules = _Modules(archive.classes)
     archive.value = modules.convert(archive.objects)
     state = archive.value.state if isinstance(archive.value, Call) else None
