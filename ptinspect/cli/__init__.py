@@ -94,7 +94,12 @@ class Commands(click.Group):
         try:
             code = run(*args, standalone_mode=False, **settings)
         except click.UsageError as error:
-            write_stderr(usage_text(error))
+            command = error.ctx.command_path if error.ctx is not None else "ptinspect"
+            message = error.format_message().removesuffix(".")
+            first, *more = [cut(line) for line in message.split("\n")]
+            first = first if first[:2].isupper() else first[:1].lower() + first[1:]
+            lines = [f"ptinspect: {first}", *more, f"  {command} --help lists the options"]
+            write_stderr("\n".join(lines))
             code = FAILED
         except click.ClickException as error:
             write_stderr(error.message)
@@ -107,15 +112,6 @@ class Commands(click.Group):
         except OutputClosed:
             code = DONE
         sys.exit(code if isinstance(code, int) else DONE)
-
-
-def usage_text(error: click.UsageError) -> str:
-    """Return `ptinspect: no such option: --foo` and, indented, the command for help."""
-    command = error.ctx.command_path if error.ctx is not None else "ptinspect"
-    message = error.format_message().removesuffix(".")
-    first, *more = [cut(line) for line in message.split("\n")]
-    first = first if first[:2].isupper() else first[:1].lower() + first[1:]
-    return "\n".join([f"ptinspect: {first}", *more, f"  {command} --help lists the options"])
 
 
 def _check_is_path(word: str, ctx: click.Context) -> None:

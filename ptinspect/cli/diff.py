@@ -20,7 +20,7 @@ from ptinspect.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from ptinspect.comparison import DiffReport
+    pass
 
 
 @click.command("diff", short_help="Compare two models of any format.")
@@ -51,6 +51,7 @@ def command(
     read.
     """
     from ptinspect.comparison import diff
+    from ptinspect.comparison.report import render_html, render_markdown, render_text
 
     with (
         json_failure(output_format, output, a),
@@ -60,22 +61,14 @@ def command(
             a, b, tolerance=tolerance, include=include, exclude=exclude, progress=progress
         )
     with open_output(output, sources=(a, b)) as write:
-        write(_rendered(report, output_format, output))
+        if output_format == "json":
+            import json
+
+            write(json.dumps(report.as_dict(), ensure_ascii=False, indent=2) + "\n")
+        elif output_format == "text":
+            width, colour = terminal_style(output)
+            write(render_text(report, width, colour=colour))
+        else:
+            write((render_html if output_format == "html" else render_markdown)(report))
     write_summary(report, output)
     ctx.exit(report.exit_code)
-
-
-def _rendered(report: DiffReport, output_format: str, output: str | None) -> str:
-    """Return the report in a format; text fits the terminal, if it goes to one."""
-    if output_format == "json":
-        import json
-
-        return json.dumps(report.as_dict(), ensure_ascii=False, indent=2) + "\n"
-    from ptinspect.comparison.report import render_html, render_markdown, render_text
-
-    if output_format == "markdown":
-        return render_markdown(report)
-    if output_format == "html":
-        return render_html(report)
-    width, colour = terminal_style(output)
-    return render_text(report, width, colour=colour)

@@ -17,21 +17,9 @@ from ptinspect.text import cut, shell_word
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ptinspect.document import Document
-
 
 RULES = {"state-dict-only": "state_dict", "prefer-safetensors": "safetensors"}
 """What `convert` turns a file into that breaks the rule."""
-
-
-def find_violation(document: Document, rule: str) -> str | None:
-    if rule == "state-dict-only" and document.modules:
-        class_path = document.class_path or document.modules[0].module.class_path
-        return f"a pickled model of class {class_path}: save its state_dict() instead"
-    is_safe = not document.tensors or document.archive.format.startswith("safetensors")
-    if rule == "prefer-safetensors" and not is_safe:
-        return "tensors in a pickle: safetensors stores them without anything that could run"
-    return None
 
 
 def check(path: str, rule: str) -> tuple[int, str]:
@@ -39,9 +27,16 @@ def check(path: str, rule: str) -> tuple[int, str]:
     from ptinspect.conversion.convert_file import find_refusal
     from ptinspect.document import open as open_document
 
+    violation = None
     try:
         with open_document(path) as document:
-            violation = find_violation(document, rule)
+            is_safe = not document.tensors or document.archive.format.startswith("safetensors")
+            if rule == "state-dict-only" and document.modules:
+                class_path = document.class_path or document.modules[0].module.class_path
+                violation = f"a pickled model of class {class_path}: save its state_dict() instead"
+            elif rule == "prefer-safetensors" and not is_safe:
+                violation = "tensors in a pickle: safetensors stores them without anything that "
+                violation += "could run"
     except FormatError:
         return 0, ""
     except PtInspectError as error:

@@ -135,12 +135,20 @@ def _summary(report: DiffReport) -> str:
         return [i for i in items if not any(i.path[: len(path)] == path for path in states)]
 
     only = "" if report.changed or report.added or report.removed else "only "
+    optimizers: Counter[str] = Counter()
+    for item in report.optimizers:
+        details = f": {join_names(item.details, 3)}" if item.details else ""
+        changed = f"{join_names(item.what)} changed{details}"
+        optimizers[{"removed": "dropped", "added": "added"}.get(item.change, changed)] += 1
     patterns = join_names([f"{cut(p.a)} became {cut(p.b)}" for p in report.patterns], 2)
     parts = [
         counted(report.renamed, "key", f"renamed ({patterns})" if patterns else "renamed"),
         _weights_changed(report),
         counted([c for c in report.changed if "shape" in c.what], "shape", "changed"),
-        _optimizers_changed(report),
+        *(
+            f"{count_text(n, 'optimizer') if n > 1 else 'optimizer'} {text}"
+            for text, n in optimizers.items()
+        ),
         counted(outside_optimizers(report.removed), "tensor", "removed"),
         counted(outside_optimizers(report.added), "tensor", "added"),
         counted(report.modules, "module", "changed"),
@@ -191,19 +199,6 @@ def _is_rounding(change: Change) -> bool:
     bound = max(MAX_ROUNDING.get(name or "", 0.0) for name in change.dtype)
     values = change.values
     return values.mean_rel <= bound and values.nan_a == values.nan_b
-
-
-def _optimizers_changed(report: DiffReport) -> str:
-    """Return `optimizer lr changed: …; 2 optimizers dropped`; each text once."""
-    texts: Counter[str] = Counter()
-    for item in report.optimizers:
-        details = f": {join_names(item.details, 3)}" if item.details else ""
-        changed = f"{join_names(item.what)} changed{details}"
-        texts[{"removed": "dropped", "added": "added"}.get(item.change, changed)] += 1
-    return "; ".join(
-        f"{count_text(n, 'optimizer') if n > 1 else 'optimizer'} {text}"
-        for text, n in texts.items()
-    )
 
 
 def _sections(report: DiffReport) -> list[_Section]:
@@ -280,35 +275,32 @@ def _entry(value: object, absent: bool) -> str:
 
 def _value_rows(report: DiffReport) -> list[Row]:
     """Return the changed values, those that changed most first, repeated blocks folded."""
-    changes = [c for c in report.changed if "values" in c.what and not _is_rounding(c)]
-    rows = [
-        _value_row(folded.text, [changes[row] for row in folded.rows])
-        for folded in fold_keys((cut(c.a), (c.shape, c.dtype)) for c in changes)
-    ]
+    all_changes = [c for c in report.changed if "values" in c.what and not _is_rounding(c)]
+    rows: list[tuple[float, Row]] = []
+    for folded in fold_keys((cut(c.a), (c.shape, c.dtype)) for c in all_changes):
+        changes = [all_changes[row] for row in folded.rows]
+        values = [change.values for change in changes if change.values is not None]
+        is_renamed = len(changes) == 1 and changes[0].a != changes[0].b
+        renamed = f"now {cut(changes[0].b)}" if is_renamed else ""
+        if not values:
+            cells = (folded.text, "", "", "", "", "", changes[0].reason or renamed)
+            rows.append((float("inf"), cells))
+            continue
+        elements = sum(value.elements for value in values)
+        share = sum(value.changed for value in values) / max(elements, 1)
+        mean_rel = max(value.mean_rel for value in values)
+        cosines = [value.cosine for value in values if value.cosine is not None]
+        nan_a, nan_b = sum(v.nan_a for v in values), sum(v.nan_b for v in values)
+        notes = [renamed] if renamed else []
+        if nan_a != nan_b:
+            notes.append(f"NaN {nan_a:,} -> {nan_b:,}")
+        percent = f"{min(share, 0.999):.1%}".replace("%", " %")
+        rows.append((mean_rel, (
+            folded.text, "100 %" if share == 1 else "<0.1 %" if share < 0.001 else percent,
+            f"{max(v.max_abs for v in values):.3g}", f"{max(v.mean_abs for v in values):.3g}",
+            f"{mean_rel:.2g}", f"{min(cosines):.4f}" if cosines else "", ", ".join(notes),
+        )))  # fmt: skip
     return [row for _, row in sorted(rows, key=lambda row: -row[0])]
-
-
-def _value_row(key: str, changes: list[Change]) -> tuple[float, Row]:
-    values = [change.values for change in changes if change.values is not None]
-    is_renamed = len(changes) == 1 and changes[0].a != changes[0].b
-    renamed = f"now {cut(changes[0].b)}" if is_renamed else ""
-    if not values:
-        return float("inf"), (key, "", "", "", "", "", changes[0].reason or renamed)
-    elements = sum(value.elements for value in values)
-    share = sum(value.changed for value in values) / max(elements, 1)
-    mean_rel = max(value.mean_rel for value in values)
-    cosines = [value.cosine for value in values if value.cosine is not None]
-    nan_a, nan_b = sum(v.nan_a for v in values), sum(v.nan_b for v in values)
-    notes = [renamed] if renamed else []
-    if nan_a != nan_b:
-        notes.append(f"NaN {nan_a:,} -> {nan_b:,}")
-    percent = f"{min(share, 0.999):.1%}".replace("%", " %")
-    changed = "100 %" if share == 1 else "<0.1 %" if share < 0.001 else percent
-    return mean_rel, (
-        key, changed, f"{max(v.max_abs for v in values):.3g}",
-        f"{max(v.mean_abs for v in values):.3g}", f"{mean_rel:.2g}",
-        f"{min(cosines):.4f}" if cosines else "", ", ".join(notes),
-    )  # fmt: skip
 
 
 def _loading_lines(report: DiffReport) -> Iterator[str]:

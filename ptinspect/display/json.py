@@ -200,7 +200,12 @@ def _tensors(document: Document, options: ShowOptions) -> Iterator[str]:
         )  # fmt: skip
         common = facts.get(shared)
         if common is None or tensor.parts or tensor.uninitialized:  # facts not in `shared`
-            common = facts[shared] = _common_facts(info)
+            values = {
+                "role": info.role, "persistent": info.persistent, **_view_facts(tensor),
+                "layout": tensor.layout, "device": tensor.device,
+                "requires_grad": tensor.requires_grad, "nbytes": tensor.nbytes,
+            }  # fmt: skip
+            common = facts[shared] = json_value(values)[1:-1]
         steps = info.path
         is_key = len(steps) == 1 and steps[0] == info.key
         path = key if is_key else ", ".join(map(json_scalar, steps))
@@ -212,20 +217,6 @@ def _tensors(document: Document, options: ShowOptions) -> Iterator[str]:
             special |= _measured_facts(info, measurements[info], options)
         more = f", {json_value(special)[1:-1]}" if special else ""
         yield f'{{"key": {key}, "path": [{path}], {common}, "storage": {storage}{more}}}'
-
-
-def _common_facts(info: TensorInfo) -> str:
-    tensor = info.tensor
-    facts = {
-        "role": info.role,
-        "persistent": info.persistent,
-        **_view_facts(tensor),
-        "layout": tensor.layout,
-        "device": tensor.device,
-        "requires_grad": tensor.requires_grad,
-        "nbytes": tensor.nbytes,
-    }
-    return json_value(facts)[1:-1]
 
 
 def _view_facts(tensor: Tensor) -> dict[str, object]:

@@ -37,7 +37,6 @@ from ptinspect.text import printable_name
 
 if TYPE_CHECKING:
     from ptinspect.limits import Limits
-    from ptinspect.pickling.values import Buffer
     from ptinspect.source.base import Source
 
 LONGEST_NAME = 1024
@@ -77,7 +76,14 @@ def local_candidates(source: Source) -> Iterator[Candidate]:
     touches."""
     buffer, base, end = source.window()
     after, is_chained = base, True
-    descriptors = _descriptors(buffer, base, end)
+    # Data descriptors by where the record before them starts, according to the lower 32 bits of
+    # the size that they record.
+    descriptors: dict[int, list[int]] = {}
+    offset = buffer.find(DESCRIPTOR, base, end)
+    while 0 <= offset <= end - 16:
+        size = int.from_bytes(buffer[offset + 8 : offset + 12], "little")
+        descriptors.setdefault((offset - size) & 0xFFFFFFFF, []).append(offset)
+        offset = buffer.find(DESCRIPTOR, offset + 4, end)
     position = buffer.find(LOCAL, base, end)
     while position >= 0:
         is_chained = is_chained and position == after
@@ -105,18 +111,6 @@ def local_candidates(source: Source) -> Iterator[Candidate]:
         position = buffer.find(LOCAL, after, end)
 
 
-def _descriptors(buffer: Buffer, base: int, end: int) -> dict[int, list[int]]:
-    """Return the offsets of all data descriptors by where the record before them starts according
-    to the size that they record, of which they have the lower 32 bits."""
-    descriptors: dict[int, list[int]] = {}
-    offset = buffer.find(DESCRIPTOR, base, end)
-    while 0 <= offset <= end - 16:
-        size = int.from_bytes(buffer[offset + 8 : offset + 12], "little")
-        descriptors.setdefault((offset - size) & 0xFFFFFFFF, []).append(offset)
-        offset = buffer.find(DESCRIPTOR, offset + 4, end)
-    return descriptors
-
-
 def salvage_zip(source: Source, limits: Limits) -> Salvage:
     """Return what can be read of a zip of torch.save; DamagedError if its data.pkl is lost."""
     damage: list[Damage] = []
@@ -138,7 +132,19 @@ def salvage_zip(source: Source, limits: Limits) -> Salvage:
         raise nothing_left(f"data.pkl is damaged: {error.message}", main) from error
     archive = salvaged_archive(source, pickled, "torch-zip", limits)
     folder = main[: -len("data.pkl")]
-    archive.byteorder, byteorder = _byteorder(reader, f"{folder}byteorder", directory is not None)
+    # torch before 2.1 wrote no byteorder; without a directory it is unknown whether there was one.
+    archive.byteorder, byteorder = "little", PROOF
+    if f"{folder}byteorder" in reader.candidates:
+        word, byteorder = reader.small_record(f"{folder}byteorder")
+        order = (word or b"").decode("utf-8", "replace").strip()
+        if order in ("little", "big"):
+            archive.byteorder = order
+        else:
+            reason = "the record byteorder is damaged, little-endian is assumed"
+            byteorder = Evidence(PLAUSIBLE, reason)
+    elif directory is None:
+        reason = "the record byteorder is not there, little-endian is assumed"
+        byteorder = Evidence(PLAUSIBLE, reason)
     is_old = any(name.startswith(f"{folder}tensors/") for name in candidates)
     prefix = f"{folder}tensors/" if is_old else f"{folder}data/"
     spans: dict[object, Span] = {}
@@ -211,20 +217,6 @@ def _all_candidates(
         if candidate.header > verified or candidate.header in places
     ]
     return listed
-
-
-def _byteorder(reader: _RecordReader, name: str, has_directory: bool) -> tuple[str, Evidence]:
-    """Return the byte order and the evidence for it."""
-    if name not in reader.candidates:
-        # torch before 2.1 wrote none; without a directory it is unknown whether there was one
-        reason = "the record byteorder is not there, little-endian is assumed"
-        return "little", PROOF if has_directory else Evidence(PLAUSIBLE, reason)
-    data, evidence = reader.small_record(name)
-    text = (data or b"").decode("utf-8", "replace").strip()
-    if text in ("little", "big"):
-        return text, evidence
-    reason = "the record byteorder is damaged, little-endian is assumed"
-    return "little", Evidence(PLAUSIBLE, reason)
 
 
 class _Result(NamedTuple):
