@@ -2,7 +2,7 @@
 
     python -m benchmarks.gpu --device cuda --out FOLDER
 
-The honest trainings come first, then the facts about torch, the tests and the faults. gpu.json and
+The honest trainings come first, then the faults, the facts about torch and the tests. gpu.json and
 gpu.md are rewritten after each, and what fails leaves the others running. Without CUDA,
 `--device cpu --small` runs the same checks on models in miniature, and crosses from the CPU to the
 CPU. Exit code 1: an answer is not right, or a test failed.
@@ -223,10 +223,9 @@ class Run:
             self.step(self.check, check)
         jobs: list[Any] = [(self.check, check) for check in checks if not check.is_timed]
         if not options.only:
-            honest = sum(check.verdict == "same" for _, check in jobs)
             tests: list[Any] = [(self.torch_facts,), *((self.test, module) for module in TESTS)]
             tests += [(self.test, "test_sound", "-k", SOUND_TESTS)] if self.is_cuda else []
-            jobs[honest:honest] = tests
+            jobs += tests
         with ThreadPoolExecutor(options.jobs) as pool:
             list(pool.map(lambda job: self.step(*job), jobs))
         for session in self.sessions:
