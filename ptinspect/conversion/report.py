@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ptinspect.conversion.output.pieces import ConvertedRange, SourceRange, TensorPiece
 from ptinspect.document.warnings import checksum_message, checksum_warnings, record_name
 from ptinspect.errors import LossError, spell_options
-from ptinspect.formats.torch.zip_file import ZipSpan
+from ptinspect.formats.zip_directory import ZipSpan
 from ptinspect.pickling.pyobjects import as_mapping, dotted
 from ptinspect.report import Report
 from ptinspect.text import MAX_NAMES, count_text, join_names, size_text
@@ -343,13 +343,13 @@ def crc_warnings(mismatches: Iterable[SourceRange], file: OutputFile, plan: Plan
 
 
 def piece_crc_warnings(plan: Plan, checked: Iterable[SourceRange]) -> list[str]:
-    """Return a warning for each record with a piece of a written tensor that does not match its
+    """Return a warning for each record with a part of a written tensor that does not match its
     CRC-32. They are read once more, except for those of the tensors that were `checked` while they
     were written: a piece may be a part of a record, and have its place anywhere in the output."""
     storages = [planned.tensor.storage for planned in plan.tensors]
-    first = next(filter(None, storages), None)
-    if first is None or not isinstance(first.archive.storages, dict):
-        return []  # of a zip, which has no pieces
+    archives = {storage.archive for storage in storages if storage}
+    if not any(isinstance(archive.storages, dict) for archive in archives):
+        return []  # whole records of zips
     from ptinspect.formats.torch.pieces import PiecedSpan
 
     whole = {
@@ -361,7 +361,8 @@ def piece_crc_warnings(plan: Plan, checked: Iterable[SourceRange]) -> list[str]:
         planned
         for planned, storage in zip(plan.tensors, storages, strict=True)
         if storage
-        and isinstance(storage.archive.storages.get(storage.key), PiecedSpan)
+        and isinstance(span := storage.archive.storages.get(storage.key), PiecedSpan | ZipSpan)
+        and span.crc is None
         and storage.root not in whole
     )
     return [warning.message for warning in checksum_warnings(unchecked)]

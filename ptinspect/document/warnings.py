@@ -213,7 +213,7 @@ def _tensors_by_record(
     infos: Iterable[NamedTensor],
 ) -> dict[tuple[ZipDirectory, int], list[NamedTensor]]:
     from ptinspect.formats.torch.pieces import PiecedSpan
-    from ptinspect.formats.torch.zip_file import ZipSpan
+    from ptinspect.formats.zip_directory import ZipSpan
 
     records: dict[tuple[ZipDirectory, int], list[NamedTensor]] = {}
     for info in infos:

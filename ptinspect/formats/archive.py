@@ -195,7 +195,7 @@ class Archive:
     def locate(self, keys: Sequence[object]) -> Iterator[Location | None]:
         """Yield the `Location` of each storage, or None if the file does not have it."""
         for span in map(self.storages.get, keys):
-            yield None if span is None else (span.offset, span.length, None, span.record)
+            yield None if span is None else (span.offset, span.length, span.crc, span.record)
 
     def read(self, span: Span, start: int = 0, stop: int | None = None) -> bytes:
         """Return bytes `start` to `stop` of a storage in one piece. DamagedError if it ends before

@@ -9,7 +9,6 @@ numpy/lib/format.py (versions 1.0 to 3.0). Arrays of objects are a pickle and ar
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from math import prod
 from typing import TYPE_CHECKING, NamedTuple, TypeGuard
 
@@ -17,7 +16,7 @@ from ptinspect.dtypes import by_numpy_code, numpy_itemsize
 from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, Place, PtInspectError, UnsupportedError
 from ptinspect.formats.archive import Archive, Finding, PicklelessArchive, Span
 from ptinspect.formats.safetensors import dense_tensor, encoded_tensor, ordered_dict
-from ptinspect.formats.zip_directory import STORED
+from ptinspect.formats.zip_directory import ZipSpan
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.values import Value
 from ptinspect.text import bounded_repr, count_text, join_names, printable_name, shell_word
@@ -76,24 +75,6 @@ class NumpyFile(PicklelessArchive):
         if dtype is None:
             return encoded_tensor(name, header.descr, header.shape, span.length)
         return dense_tensor(name, dtype, header.shape, is_fortran=header.fortran_order)
-
-
-class MemberSpan(Span):
-    """An array in a zip: its bytes follow the header inside the record."""
-
-    __slots__ = ("directory", "first", "index")
-
-    def __init__(self, directory: ZipDirectory, index: int, first: int, length: int) -> None:
-        is_stored = directory.methods[index] == STORED
-        start = directory.start(index) + first if is_stored else None
-        super().__init__(directory.names[index], length, start, directory.source.base)
-        self.directory = directory
-        self.index = index
-        self.first = first
-
-    def chunks(self, source: Source, start: int, stop: int, size: int) -> Iterator[bytes]:
-        """See `Span.chunks`."""
-        return self.directory.chunks(self.index, self.first + start, self.first + stop, size)
 
 
 def header_bounds(head: bytes) -> tuple[int, int]:
@@ -275,7 +256,7 @@ def read_npz(
             refused[name] = error
             continue
         nbytes = array_nbytes(header, directory.sizes[index] - header.start, record)
-        span = MemberSpan(directory, index, header.start, nbytes)
+        span = ZipSpan(directory, index, header.start, nbytes)
         values[name] = archive.add(name, header, span)
         _warn_of_rest(archive, record, header.start + nbytes, directory.sizes[index])
     if refused and not values:

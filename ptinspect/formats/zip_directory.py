@@ -18,7 +18,7 @@ from struct import error as StructError
 from typing import TYPE_CHECKING
 
 from ptinspect.errors import DamagedError, LimitError, Place, UnsupportedError
-from ptinspect.formats.archive import CHUNK, Finding, read_chunks
+from ptinspect.formats.archive import CHUNK, Finding, Span, read_chunks
 from ptinspect.formats.zip_records import (
     DESCRIBED,
     ENCRYPTED,
@@ -39,14 +39,10 @@ from ptinspect.text import bounded_repr, python_literal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-    from typing import TypeAlias
 
     from ptinspect.formats.zip_records import Bounds
     from ptinspect.pickling.values import Buffer
     from ptinspect.source.base import Source
-
-    ZipSpan: TypeAlias = tuple[int, int, int, int]
-    """Start and stop of a zip, the offset of its directory, and the number of entries."""
 
 _END_SIZE = 22
 STORED, DEFLATED = 0, 8
@@ -358,13 +354,48 @@ class ZipDirectory:
         return crc == self.crcs[index]
 
 
-def find_concatenated_zips(source: Source, limits: Limits) -> list[ZipSpan]:
-    """Return the zips that follow one another.
+class ZipSpan(Span):
+    """The bytes of a record of a zip, or `length` of them from `first` on. The local header, which
+    locates them, is read on demand."""
+
+    __slots__ = ("directory", "first", "index")
+
+    def __init__(
+        self, directory: ZipDirectory, index: int, first: int = 0, length: int | None = None
+    ) -> None:
+        self.record = directory.names[index]
+        self.length = directory.sizes[index] if length is None else length
+        self._base = directory.source.base
+        self.directory = directory
+        self.index = index
+        self.first = first
+
+    @property
+    def start(self) -> int | None:
+        """Offset in the archive's source, or None if the record is compressed (or encrypted)."""
+        start = self.directory.stored_start(self.index)
+        return None if start is None else start + self.first
+
+    @property
+    def crc(self) -> int | None:
+        """See `Span.crc`. The CRC-32 of a record is that of all its bytes."""
+        directory = self.directory
+        is_whole = directory.has_crcs and self.length == directory.sizes[self.index]
+        return directory.crcs[self.index] if is_whole else None
+
+    def chunks(self, source: Source, start: int, stop: int, size: int) -> Iterator[bytes]:
+        """See `Span.chunks`. A compressed record is decompressed from its beginning."""
+        return self.directory.chunks(self.index, self.first + start, self.first + stop, size)
+
+
+def find_concatenated_zips(source: Source, limits: Limits) -> list[tuple[int, int, int, int]]:
+    """Return the zips that follow one another: start, stop, offset of the directory, and number of
+    entries of each.
 
     torch.distributed.checkpoint writes one zip per tensor.
     """
     buffer, base, end = source.window()
-    spans: list[ZipSpan] = []
+    spans: list[tuple[int, int, int, int]] = []
     counts: dict[int, tuple[int, int]] = {}
     position = base
     for _ in range(limits.zip_entries):

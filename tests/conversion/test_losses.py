@@ -138,6 +138,32 @@ def test_a_cast_view_of_a_damaged_record_is_a_warning(view: str, tmp_path: Path)
         ]
 
 
+@pytest.mark.parametrize("target", ["o.safetensors", "o.pt"])
+@pytest.mark.parametrize(
+    ("name", "record", "key"),
+    [
+        ("torchscript.pt", "torchscript/data/0", "layer.weight"),
+        ("torchscript-1.2.pt", "torchscript-1.2/tensors/0", "weight"),
+        ("export.pt2", "export/data/weights/weight_0", "layer.weight"),
+        ("package.pt", "package/.data/0.storage", "layer.weight"),
+        ("arrays.npz", "weight.npy", "weight"),
+    ],
+)
+def test_damaged_records_of_other_zips_are_a_warning(
+    name: str, record: str, key: str, target: str, tmp_path: Path
+) -> None:
+    """In an npz the record has a header, and its CRC-32 covers more than the array."""
+    data = bytearray((FIXTURES / "others" / name).read_bytes())
+    with zipfile.ZipFile(FIXTURES / "others" / name) as archive:
+        content = archive.read(record)
+    data[data.index(content) + len(content) - 1] ^= 1
+    source = tmp_path / name
+    source.write_bytes(data)
+    report = ptinspect.convert(source, tmp_path / target)
+    expected = f"the bytes of {record} do not match their CRC-32: {key} may be damaged"
+    assert expected in report.warnings
+
+
 # --- what is dropped
 
 

@@ -36,7 +36,7 @@ from ptinspect.formats.archive import (
 from ptinspect.formats.safetensors import dense_tensor, ordered_dict, parse_json
 from ptinspect.formats.torch.pieces import Elements, locate, sizes_of
 from ptinspect.formats.torch.zip_file import ZipArchive
-from ptinspect.formats.zip_directory import STORED
+from ptinspect.formats.zip_directory import STORED, ZipSpan
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.numpy_objects import required_numel
 from ptinspect.pickling.pyobjects import as_mapping
@@ -204,7 +204,12 @@ def _library_module(archive: TorchExport, records: list[str]) -> Value:
         offset, room = int(row["offset"]), 0 if row["layout"] != "strided" else int(row["size"])
         needed = required_numel(offset, shape, stride) * dtype.itemsize if dtype else room + 1
         if not problem and dtype and len(shape) == len(stride) and needed <= room:
-            library.spans[name] = Span(record, needed, begin, library.source.base)
+            is_stored = library.source.base is not None
+            library.spans[name] = (
+                ZipSpan(archive.directory, archive.directory.index[record], begin, needed)
+                if is_stored
+                else Span(record, needed, begin, None)
+            )
             values["constants" if kind == "tensorconstant" else "weights"][name] = dense_tensor(
                 f"{prefix}:{name}", dtype, shape, row["device"] or "cpu", stride=stride,
                 offset=offset, nbytes=needed, requires_grad=kind == "parameter",

@@ -37,7 +37,7 @@ from ptinspect.formats.archive import (
     declared_storages,
     truncated_error,
 )
-from ptinspect.formats.zip_directory import DEFLATED, STORED, ZipDirectory
+from ptinspect.formats.zip_directory import DEFLATED, STORED, ZipDirectory, ZipSpan
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.machine import run
 from ptinspect.pickling.values import PersistentId
@@ -60,33 +60,6 @@ _FACTS = {
     "storage_alignment": ".storage_alignment",
     "serialization_id": ".data/serialization_id",
 }
-
-
-class ZipSpan(Span):
-    """A storage in a zip. Its local header, which locates the bytes, is read on demand."""
-
-    __slots__ = ("directory", "index")
-
-    def __init__(self, directory: ZipDirectory, index: int) -> None:
-        self.record = directory.names[index]
-        self.length = directory.sizes[index]
-        self._base = directory.source.base
-        self.directory = directory
-        self.index = index
-
-    @property
-    def start(self) -> int | None:
-        """Offset in the archive's source, or None if the record is compressed (or encrypted)."""
-        return self.directory.stored_start(self.index)
-
-    @property
-    def crc(self) -> int | None:
-        """See `Span.crc`."""
-        return self.directory.crcs[self.index] if self.directory.has_crcs else None
-
-    def chunks(self, source: Source, start: int, stop: int, size: int) -> Iterator[bytes]:
-        """See `Span.chunks`. A compressed storage is decompressed from its beginning."""
-        return self.directory.chunks(self.index, start, stop, size)
 
 
 class ZipStorages(Mapping[object, Span]):

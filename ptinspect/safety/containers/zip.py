@@ -29,7 +29,6 @@ from ptinspect.source.base import MemorySource, SliceSource
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ptinspect.formats.zip_directory import ZipSpan
     from ptinspect.limits import Limits
     from ptinspect.safety.scan_state import ScanState
     from ptinspect.source.base import Source
@@ -121,7 +120,7 @@ def _is_safetensors(source: Source, limits: Limits) -> bool:
     return identity is not None and identity.format == "safetensors"
 
 
-def _gaps(source: Source, spans: list[ZipSpan]) -> Iterator[tuple[int, int]]:
+def _gaps(source: Source, spans: list[tuple[int, int, int, int]]) -> Iterator[tuple[int, int]]:
     """Yield (start, size) of the bytes that belong to no zip, unless they are zeros."""
     position = 0
     for start, stop, *_ in [*spans, (source.size, source.size)]:
