@@ -96,7 +96,7 @@ def _compare(
     different = [tensors_a[c.a].path for c in changed] + [tensors_b[c.b].path for c in changed]
     different += [info.path for info in (*removed.values(), *added.values())]
     different += [tensors_a[rename.a].path for rename in renames]
-    first_keys = {tensors_a[key].tensor.view_key(): key for key in reversed(common)}
+    first_keys = {tensors_a[key].tensor.view_key: key for key in reversed(common)}
     return DiffReport(
         Side(a.path, a.archive.format, a.kind),
         Side(b.path, b.archive.format, b.kind),
@@ -140,7 +140,7 @@ class _Values:
 
     def compare(self, x: Tensor, y: Tensor, is_equal: bool) -> _Result:
         """Compare two tensors, unless their bytes are known to be equal."""
-        views = (x.view_key(), y.view_key())
+        views = (x.view_key, y.view_key)
         if views not in self._results:
             self._results[views] = self._compare(x, y, is_equal)
         return self._results[views]
@@ -204,7 +204,7 @@ def _lone(
     for info in infos:
         starts = (info.path[:length] for length in range(len(info.path) + 1))
         in_model = info.role != "optimizer" and any(start in models for start in starts)
-        tied_to = first_keys.get(info.tensor.view_key())
+        tied_to = first_keys.get(info.tensor.view_key)
         yield Lone(info.key, info.path, _dtype(info), info.shape, in_model, tied_to)
 
 
@@ -223,7 +223,7 @@ def _shared(tensors: dict[str, TensorInfo], keys: list[str]) -> set[frozenset[st
     for key in keys:
         tensor = tensors[key].tensor
         if tensor.storage is not None and tensor.numel:
-            groups.setdefault(tensor.view_key(), []).append(key)
+            groups.setdefault(tensor.view_key, []).append(key)
     return {frozenset(group) for group in groups.values() if len(group) > 1}
 
 

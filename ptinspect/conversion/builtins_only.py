@@ -12,11 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable
 from copy import copy
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from ptinspect.conversion.output.object_graph import REBUILD_PARAMETER
-from ptinspect.conversion.state_dict import metadata_of, optimizer_state_dict, state_dict_of
-from ptinspect.document.entries import describe, is_simple, value_at
+from ptinspect.conversion.output.object_graph import REBUILD_PARAMETER, UNREPRESENTABLE
+from ptinspect.conversion.state_dict import state_dict_of
+from ptinspect.document.entries import describe, describe_object, is_simple
 from ptinspect.document.modules import Module, module_of
 from ptinspect.document.tensor import Tensor
 from ptinspect.document.tensor_readers import array_tensor
@@ -27,17 +28,12 @@ from ptinspect.pickling.numpy_objects import as_array, as_scalar, dtype_code
 from ptinspect.pickling.pyobjects import (
     ORDERED_DICT,
     PARTIAL,
-    as_bytes,
-    as_mapping,
-    as_sequence,
-    attributes_of,
     brief_repr,
-    class_path,
-    constructor_arguments,
     dotted,
     function_path,
     global_path,
-    is_pickled_by_value,
+    metadata_of,
+    object_parts,
     path_step,
 )
 from ptinspect.pickling.values import (
@@ -59,9 +55,6 @@ if TYPE_CHECKING:
     from ptinspect.document import Document
 
     Steps = Generator[tuple[str | int, Value], Value, Value]
-
-UNREPRESENTABLE = object()
-"""Placeholder for a value that has no plain form."""
 
 _MAX_INT_BITS = 2032
 """Number of bits that the opcode LONG1 can hold, with room for the sign."""
@@ -94,7 +87,11 @@ class PlainValues:
         self._graph = graph
         self._memo: dict[int, Value] = {}
         self._alive: list[Value] = []  # keeps values alive, so that ids stay unique
-        self._optimizers: dict[int, Value] = {}
+        self._optimizers = {
+            id(optimizer.value): optimizer.state_dict()
+            for optimizer in document.optimizers
+            if isinstance(optimizer.value, Call)
+        }
         self._stack: list[_Frame] = []
 
     def convert(self, root: Value, name: str = "") -> Value:
@@ -214,23 +211,27 @@ class PlainValues:
         leaf = self._leaf(call)
         if leaf is not None:
             return leaf
-        optimizer = self._optimizer_state(call)
-        if optimizer is not None:
+        parts = object_parts(call)
+        path, attributes, items, sequence, data, arguments, is_by_value = parts
+        if data is not None:
+            return data or _empty_bytes()
+        is_allowed = function_path(call) in _ALLOWED_CALLS and not call.kwargs
+        if is_allowed and call.changes is None and all(map(is_simple, call.args)):
+            return call
+        optimizer = self._optimizers.get(id(call))
+        if optimizer is not None and optimizer is not call:
             return (yield "state_dict", optimizer)
         module = module_of(call)
         if module is not None:
             return (yield from self._module(module))
-        path = class_path(call) or ""
-        if is_pickled_by_value(call) or function_path(call) == PARTIAL:
+        if is_by_value or function_path(call) == PARTIAL:
             return UNREPRESENTABLE
-        attributes = attributes_of(call)
         if path.startswith("omegaconf."):
             # Source: `omegaconf.base.Container` and `omegaconf.nodes.ValueNode`.
             for name in ("_content", "_val"):
                 if name in attributes:
                     return (yield name, attributes[name])
             return UNREPRESENTABLE
-        items, sequence = as_mapping(call), as_sequence(call)
         if items is not None and path == ORDERED_DICT:
             return (yield from self._ordered_dict(call, items, metadata_of(call)))
         if items is not None:
@@ -242,11 +243,18 @@ class PlainValues:
             return (yield from self._tuple(sequence) if is_size else self._list(call, sequence))
         if attributes:
             return (yield from self._dict(call, attributes, {}))
-        return (yield from self._constructed(call, path))
+        if call.opcode == "NEWOBJ" and len(arguments) > 1 and call.changes is None:
+            return (yield from self._tuple(arguments))  # a named tuple
+        # An enum member, a path or a date: its arguments.
+        description = describe_object(call, parts)
+        if description is None or path.split(".", 1)[0] in _FUNCTION_MODULES:
+            return UNREPRESENTABLE
+        value = description[1]
+        return value if isinstance(value, str | int | float) else UNREPRESENTABLE
 
     def _leaf(self, call: Call) -> Value:
         """Return the plain form of a tensor, number, text or the like; None for other objects."""
-        if self._graph.dense_tensor(call) is not None:
+        if call in self._graph:
             return call
         tensor = self.document.tensor_of(call)
         if tensor is not None:
@@ -273,23 +281,18 @@ class PlainValues:
             items, is_flat = array.data, array.name == "object" and len(array.shape) <= 1
             is_list = is_flat and isinstance(items, list) and all(map(is_simple, items))
             return items if is_list else UNREPRESENTABLE
-        data = as_bytes(call)
-        if data is not None:
-            return data or _empty_bytes()
-        is_allowed = function_path(call) in _ALLOWED_CALLS and not call.kwargs
-        if is_allowed and call.changes is None and all(map(is_simple, call.args)):
-            return call
         return None
 
     def _tensor(self, call: Call, tensor: Tensor) -> Value:
+        if not self._graph.is_saved(tensor):
+            return UNREPRESENTABLE
         if _is_loadable(call):
             return call
         if tensor.uninitialized:
             return UNREPRESENTABLE
         if tensor.storage is None or tensor.stride is None or tensor.quantizer:
-            value = self._graph.add_detached(call, self.document)
-            is_written = self._graph.dense_tensor(value) is not None
-            return value if is_written or _is_loadable(value) else UNREPRESENTABLE
+            value = self._graph.add_detached(call, tensor)
+            return value if value in self._graph or _is_loadable(value) else UNREPRESENTABLE
         plain = copy(tensor)
         plain.parameter, plain.state, plain.subclass = False, {}, None
         path = self._path()
@@ -304,34 +307,13 @@ class PlainValues:
 
     def _module(self, module: Module) -> Steps:
         try:
-            state = state_dict_of(module, self.document, self._graph)
+            detach = partial(self._graph.detach, self.document)
+            state = state_dict_of(module, self.document, detach)
         except UnsupportedError:
             return UNREPRESENTABLE
         metadata = None if state.metadata is None else ordered_dict(state.metadata.items())
         items: dict[Value, Value] = dict(state.items.items())
         return (yield from self._ordered_dict(module.call, items, metadata))
-
-    def _optimizer_state(self, call: Call) -> Value:
-        """Return the state_dict of an optimizer object; None for any other object."""
-        if "param_groups" not in attributes_of(call):
-            return None
-        if not self._optimizers:
-            for optimizer in self.document.optimizers:
-                value = value_at(self.document.archive.root, optimizer.path)
-                if isinstance(value, Call):
-                    self._optimizers[id(value)] = optimizer_state_dict(optimizer)
-        return self._optimizers.get(id(call))
-
-    def _constructed(self, call: Call, path: str) -> Steps:
-        """Convert named tuples, and enum members, paths and dates by their arguments."""
-        arguments = constructor_arguments(call)
-        if call.opcode == "NEWOBJ" and len(arguments) > 1 and call.changes is None:
-            return (yield from self._tuple(arguments))
-        description = describe(call)
-        if description is None or path.split(".", 1)[0] in _FUNCTION_MODULES:
-            return UNREPRESENTABLE
-        value = description[1]
-        return value if isinstance(value, str | int | float) else UNREPRESENTABLE
 
 
 def plain_key(key: Value) -> Value:

@@ -11,18 +11,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ptinspect.conversion.output.object_graph import ObjectGraph
+from ptinspect.conversion.output.object_graph import UNREPRESENTABLE, ObjectGraph
 from ptinspect.conversion.output.sink import ModificationGuard
 from ptinspect.conversion.plan import Plan, find_models, plan_tensors, plan_torch_file
-from ptinspect.conversion.report import excluded_keys_warning, is_checkpoint, loss_warnings
-from ptinspect.conversion.state_dict import (
-    model_part,
-    optimizer_state,
-    optimizer_state_dict,
-    select_part,
-)
+from ptinspect.conversion.report import excluded_keys_warning, loss_warnings
+from ptinspect.conversion.state_dict import model_part, optimizer_state
 from ptinspect.document import open as open_document
-from ptinspect.document.entries import value_at
 from ptinspect.errors import PtInspectError, add_error_path
 from ptinspect.pickling.pyobjects import as_mapping, attributes_of, path_step
 from ptinspect.pickling.values import Call, Value, key_value
@@ -60,8 +54,7 @@ def plan_checkpoint(
             )
     new_names = [*options.set, *([OPTIMIZER] if options.optimizer else [])]
     # The entry MODEL that is added for a full model is not an entry of SRC.
-    source_items = as_mapping(document.archive.root) or {}
-    replaced = [name for name in new_names if name in entries.items and name in source_items]
+    replaced = [name for name in new_names if name in entries.items and name in document.items]
     entries.items.update(dict.fromkeys(replaced))
     entries.dropped += replaced
     if replaced:
@@ -95,8 +88,8 @@ def plan_checkpoint(
 def _source_entries(document: Document, options: ConvertOptions, graph: ObjectGraph) -> _Entries:
     """Return the entries that come from SRC: all of a checkpoint, with the keys of its model
     edited, or one for the model of another file."""
-    if is_checkpoint(document) and options.entry is None:
-        entries = _Entries(dict(as_mapping(document.archive.root) or {}))
+    if document.kind == "checkpoint" and options.part is None:
+        entries = _Entries({**document.items})
         if not any(options.edits):
             return entries
         model = model_part(document, options, graph)
@@ -126,11 +119,8 @@ def _source_entries(document: Document, options: ConvertOptions, graph: ObjectGr
 def _object_items(document: Document, options: ConvertOptions) -> dict[Value, Value]:
     """Return the items of a mapping, or the attributes of an object, not a model. The value is
     the root or what `--entry` selects. Any other value becomes the entry `value`."""
-    value = select_part(document, options)[0].value if options.entry else document.archive.root
-    for optimizer in document.optimizers:
-        is_object = isinstance(value, Call) and "param_groups" in attributes_of(value)
-        if is_object and value_at(document.archive.root, optimizer.path) is value:
-            value = optimizer_state_dict(optimizer)
+    value = options.part.value if options.part else document.archive.root
+    value = next((o.state_dict() for o in document.optimizers if o.value is value), value)
     items = as_mapping(value)
     if items is None and isinstance(value, Call) and document.tensor_of(value) is None:
         items = attributes_of(value)
@@ -141,7 +131,7 @@ def _object_items(document: Document, options: ConvertOptions) -> dict[Value, Va
 
 def _make_plain(entries: _Entries, document: Document, graph: ObjectGraph) -> None:
     """Replace the entries by plain values, and drop those that have no plain form."""
-    from ptinspect.conversion.builtins_only import UNREPRESENTABLE, PlainValues, plain_key
+    from ptinspect.conversion.builtins_only import PlainValues, plain_key
 
     plain = PlainValues(document, graph)
     items: dict[Value, Value] = {}

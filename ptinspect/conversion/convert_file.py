@@ -90,7 +90,8 @@ def convert(
             as_tuple(include), as_tuple(exclude), as_tuple(strip_prefix),
             tuple(map(parse_rename, as_tuple(rename))), add_prefix,
         ), tensors=TensorOptions(parse_dtype(dtype), parse_device(device), contiguous),
-        shared=shared, set=set or {}, metadata=metadata or {}, plain=plain, dst=target,
+        shared=shared, set=set or {}, metadata=metadata or {}, plain=plain,
+        source=source, dst=target,
         optimizer=None if optimizer is None else os.fspath(optimizer),
         max_shard_size=max_shard_size, allow_overflow=allow_overflow, force=force and not dry_run,
     )  # fmt: skip
@@ -106,7 +107,7 @@ def convert(
         for plan in plans if dry_run else ():
             plan.warnings += unread_numbers_warning(plan)
         if not dry_run:
-            _write(plans, source, options, document.limits, force, verify, progress)
+            _write(plans, options, document.limits, force, verify, progress)
     return ConversionReport.of_plans(source, plans, written=not dry_run, verified=verify)
 
 
@@ -140,19 +141,19 @@ def _outputs(
         raise PtInspectError(f"{name} cannot be used with --to same")
     if everything:
         entries += [bracketed(model.path) for model in model_candidates(document) if model.path]
-    parts = [resolve_path(document.archive.root, entry).path for entry in entries]
+    parts = [resolve_path(document.archive.root, entry) for entry in entries]
     if len(parts) < 2:
         path = output_path(source, options.dst, options.to)
-        return {path: replace(options, entry=entries[0] if entries else None)}
+        return {path: replace(options, entry=entries[0], part=parts[0]) if entries else options}
     outputs: dict[str, ConvertOptions] = {}
     for entry, part in dict(zip(entries, parts, strict=True)).items():
-        path = output_path(source, options.dst, options.to, dotted(part))
+        path = output_path(source, options.dst, options.to, dotted(part.path))
         if path in outputs:
             raise PtInspectError(
                 f"two entries would be written to {path}", hint="convert them one after the other"
             )
-        others = tuple(other for other in parts if other != part)
-        outputs[path] = replace(options, entry=entry, other_entries=others)
+        others = tuple(other.path for other in parts if other.path != part.path)
+        outputs[path] = replace(options, entry=entry, part=part, other_entries=others)
     return outputs
 
 
@@ -215,7 +216,6 @@ def _check_destinations(plans: list[Plan], force: bool) -> None:
 
 def _write(
     plans: list[Plan],
-    source: str,
     options: ConvertOptions,
     limits: Limits,
     force: bool,
@@ -238,7 +238,7 @@ def _write(
                 plan.warnings += crc_warnings(sink.mismatches, file, plan)
             plan.warnings += piece_crc_warnings(plan, checked)
             if options.tensors.dtype is not None:
-                record_losses(plan, source, options)
+                record_losses(plan, options)
             paths = [output.temporary for output in plan_outputs]
             verify_outputs(plan, paths, limits, compare_bytes=verify)
         for plan in plans:

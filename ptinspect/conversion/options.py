@@ -17,6 +17,7 @@ from ptinspect.text import is_selected, shell_quoted, shell_word
 from ptinspect.torchnn.attributes import WRAPPERS
 
 if TYPE_CHECKING:
+    from ptinspect.document.entries import Subtree
     from ptinspect.pickling.pyobjects import Path
 
 TARGETS = ("state_dict", "checkpoint", "safetensors", "npz", "same")
@@ -128,12 +129,14 @@ class ConvertOptions:
     force: bool = False
     other_entries: tuple[Path, ...] = ()
     dst: str | None = None
+    source: str = "SRC"
+    part: Subtree | None = None
 
-    def command(self, source: str, *words: str) -> str:
+    def command(self, *words: str) -> str:
         """Return the command as it was typed, with further options."""
         import json
 
-        typed = ["ptinspect convert", shell_word(source)]
+        typed = ["ptinspect convert", shell_word(self.source)]
         typed += [] if self.dst is None else [shell_word(self.dst)]
         suffix = os.path.splitext(self.dst or "")[1].lower()
         if SUFFIXES.get(suffix) != self.to:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.conversion.options import WRAPPER_PREFIX, ConvertOptions
@@ -151,7 +152,8 @@ class ModelPart:
     `items` are its entries under their new keys, empty if it is not a mapping by strings;
     `sources` has the old key of each. `excluded` are keys that --include and --exclude drop,
     `non_persistent` buffers that state_dict() leaves out, `attributes` those that were set on its
-    tensors and are dropped. `warnings` are about the choice of the part.
+    tensors and are dropped. `warnings` are about the choice of the part. `is_single` is True for a
+    value without keys.
     """
 
     path: Path
@@ -163,6 +165,12 @@ class ModelPart:
     non_persistent: list[str] = field(default_factory=list)
     attributes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    is_single: bool = False
+
+    @property
+    def name(self) -> str:
+        """The path as `--entry` takes it; "" for the root."""
+        return dotted(self.path) if self.path else ""
 
 
 def plan_torch_file(to: str, path: str, root: Value, graph: ObjectGraph) -> Plan:
@@ -172,9 +180,8 @@ def plan_torch_file(to: str, path: str, root: Value, graph: ObjectGraph) -> Plan
     pickle, storages = graph.dump(root)
     locate_pieces([piece for _, pieces in storages for piece in pieces])
     folder = folder_name(path)
-    file = OutputFile(
-        path, lambda sink: write_torch_zip(sink, folder, pickle, storages), pickle, storages
-    )
+    write = partial(write_torch_zip, folder=folder, pickle=pickle, storages=storages)
+    file = OutputFile(path, write, pickle, storages)
     return Plan(to, [file], tensor_count=len(graph.tensors), device=graph.options.device)
 
 
@@ -201,12 +208,12 @@ def plan_tensors(
     first_keys: dict[object, str] = {}
     for key, info in document.tensors.items():
         first_keys.setdefault(id(info.tensor), key)
-        first_keys.setdefault(info.tensor.view_key(), key)
+        first_keys.setdefault(info.tensor.view_key, key)
     planned = []
     for key, info in tensors.items():
         tensor = info.tensor
         source = (source_keys or {}).get(key) or first_keys.get(id(tensor))
-        source = source or first_keys.get(tensor.view_key()) or key
+        source = source or first_keys.get(tensor.view_key) or key
         planned.append(PlannedTensor(key, source, tensor, dtypes[id(tensor)]))
     return planned
 
@@ -236,10 +243,9 @@ def select_model(document: Document, options: ConvertOptions) -> tuple[Subtree, 
             " --entry PATH chooses another one"
         ]
     commands = [
-        replace(options, entry=dotted(model.path)).command(document.path)
-        for model in models[:MAX_LISTED]
+        replace(options, entry=dotted(model.path)).command() for model in models[:MAX_LISTED]
     ]
-    commands.append(options.command(document.path, "--all-entries"))
+    commands.append(options.command("--all-entries"))
     raise several_entries_error("model", [model.path for model in models], "\n".join(commands))
 
 
@@ -280,10 +286,11 @@ def _is_minor_part(path: Path, document: Document) -> bool:
 def _minor_part_error(path: Path, document: Document, options: ConvertOptions) -> PtInspectError:
     """Return the error for a list, or a dict without names, around a small dict of tensors."""
     is_tensors_only = (options.dst or "").lower().endswith((".safetensors", ".npz"))
-    everything = ConvertOptions("same", dst=None if is_tensors_only else options.dst)
+    dst = None if is_tensors_only else options.dst
+    everything = ConvertOptions("same", source=options.source, dst=dst)
     commands = [
-        replace(options, entry=dotted(path)).command(document.path),
-        everything.command(document.path),
+        replace(options, entry=dotted(path)).command(),
+        everything.command(),
     ]
     return PtInspectError(
         f"most tensors are not in {dotted(path)}, the only part with names: choose with --entry, or"
@@ -380,12 +387,12 @@ def _model_beside_averages(models: list[Subtree], document: Document) -> Subtree
             for key, tensor in others.items()
         ):
             return None
-    views = {key: tensor.view_key() for key, tensor in tensors.items()}
+    views = {key: tensor.view_key for key, tensor in tensors.items()}
     if copies and module_of(model.value) is None:
         return None
     for copy in copies:
         others = _tensors_by_key(copy, document)
-        if {key: tensor.view_key() for key, tensor in others.items()} != views:
+        if {key: tensor.view_key for key, tensor in others.items()} != views:
             return None
     return model
 

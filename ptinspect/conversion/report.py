@@ -13,7 +13,7 @@ from ptinspect.conversion.output.pieces import ConvertedRange, SourceRange, Tens
 from ptinspect.document.warnings import checksum_message, checksum_warnings, record_name
 from ptinspect.errors import LossError, spell_options
 from ptinspect.formats.zip_directory import ZipSpan
-from ptinspect.pickling.pyobjects import as_mapping, dotted
+from ptinspect.pickling.pyobjects import dotted
 from ptinspect.report import Report
 from ptinspect.text import MAX_NAMES, count_text, join_names, size_text
 from ptinspect.torchnn.attributes import WRAPPER_PREFIXES
@@ -158,7 +158,8 @@ def loss_warnings(
             names = [f"{name} ({size_text(n)})" if n else name for name, n in entries.items()]
             if len(names) > MAX_NAMES:  # those with tensors first
                 names.sort(key=lambda name: name in entries)
-            keeps = "checkpoint" if to != "checkpoint" and is_checkpoint(document) else "same"
+            is_checkpoint = document.kind == "checkpoint" != to
+            keeps = "checkpoint" if is_checkpoint else "same"
             warnings.append(f"dropped: {join_names(names)}; --to {keeps} keeps them")
         dropped += entries
     dropped += [*model.non_persistent, *model.excluded, *model.attributes]
@@ -233,11 +234,6 @@ def excluded_keys_warning(keys: list[str]) -> list[str]:
     return [f"dropped by --include and --exclude: {join_names(keys)}"] if keys else []
 
 
-def is_checkpoint(document: Document) -> bool:
-    """Return True if `--to checkpoint` takes over all entries of the file."""
-    return document.kind == "checkpoint" and as_mapping(document.archive.root) is not None
-
-
 def dropped_entries(
     document: Document, path: Path, other_entries: Sequence[Path] = ()
 ) -> dict[str, int]:
@@ -259,7 +255,7 @@ def dropped_entries(
     seen: set[tuple[object, ...]] = set()
     for info in contents.tensors:
         if not is_written(info.path):
-            name, view = name_outside(info.path), info.tensor.view_key()
+            name, view = name_outside(info.path), info.tensor.view_key
             sizes[name] = sizes.get(name, 0) + (0 if view in seen else info.nbytes)
             seen.add(view)
     for optimizer in contents.optimizers:
@@ -289,7 +285,7 @@ def classes_with_extra_state(module: Module, document: Document) -> list[str]:
 # --- after the files were written -----------------------------------------------------------
 
 
-def record_losses(plan: Plan, source: str, options: ConvertOptions) -> None:
+def record_losses(plan: Plan, options: ConvertOptions) -> None:
     """Add the numbers that were lost to the plan of a file that was written, and warnings.
     LossError if numbers overflowed and `--allow-overflow` is not set."""
     assert options.tensors.dtype is not None
@@ -297,7 +293,7 @@ def record_losses(plan: Plan, source: str, options: ConvertOptions) -> None:
     lost = plan.lost_values
     for piece in [p for file in plan.files for _, record in file.records for p in record]:
         if isinstance(piece, TensorPiece) and piece.loss:
-            lost.append(replace(piece.loss, keys=keys.get(piece.tensor.view_key(), [])))
+            lost.append(replace(piece.loss, keys=keys.get(piece.tensor.view_key, [])))
         elif isinstance(piece, ConvertedRange) and piece.loss:
             lost.append(replace(piece.loss, keys=keys.get(piece.source.storage.root, [])))
     overflowed = [item for item in lost if item.overflowed]
@@ -312,7 +308,7 @@ def record_losses(plan: Plan, source: str, options: ConvertOptions) -> None:
             raise LossError(
                 message,
                 hint="nothing was written: bfloat16 has the range of float32; or accept the loss:\n"
-                + options.command(source, "--allow-overflow"),
+                + options.command("--allow-overflow"),
             )
         plan.warnings.append(message)
     zeros = [f"{', '.join(item.keys)} ({item.underflowed:,})" for item in lost if item.underflowed]
@@ -385,5 +381,5 @@ def _keys_by_bytes(plan: Plan) -> dict[object, list[str]]:
     for planned in plan.tensors:
         if planned.tensor.storage is not None:
             keys.setdefault(planned.tensor.storage.root, []).append(planned.key)
-            keys.setdefault(planned.tensor.view_key(), []).append(planned.key)
+            keys.setdefault(planned.tensor.view_key, []).append(planned.key)
     return keys

@@ -24,7 +24,7 @@ from ptinspect.conversion.output.pieces import (
     locate_pieces,
     storage_piece,
 )
-from ptinspect.conversion.output.torch_zip import TensorOptions, byte_span, check_bounds
+from ptinspect.conversion.output.torch_zip import TensorOptions, check_bounds
 from ptinspect.conversion.plan import ModelPart, OutputFile, Plan, PlannedTensor
 from ptinspect.conversion.report import loss_warnings
 from ptinspect.conversion.state_dict import model_part
@@ -32,7 +32,6 @@ from ptinspect.document.tensor import Storage
 from ptinspect.dtypes import SAFETENSORS_DTYPES
 from ptinspect.errors import PtInspectError, UnsupportedError
 from ptinspect.formats.safetensors import FORMAT, HEADER_BYTES
-from ptinspect.pickling.pyobjects import as_mapping, dotted
 from ptinspect.pickling.values import TensorCall
 from ptinspect.text import bounded_repr, join_names, shell_quoted
 
@@ -106,9 +105,9 @@ def plan_named_tensors(
     that are not written, each with the one that is written in its place."""
     graph = ObjectGraph(options.tensors)
     model = model_part(document, options, graph)
-    if not model.items and model.module is None and as_mapping(model.value) != {}:
+    if model.is_single:
         model.items = {target.single_name: model.value}
-        model.sources = {target.single_name: dotted(model.path) if model.path else ""}
+        model.sources = {target.single_name: model.name}
     entries = _dense_tensors(model, document, options, graph, target)
     tensors = {planned.key: planned.tensor for planned, _ in entries}
     aliases, sharing_warnings = _shared_tensors(tensors, options.shared, target)
@@ -176,12 +175,12 @@ def _dense_tensors(
         others = [sources[key] for key in problems if key not in castable]
         exclude = [f"--exclude={shell_quoted(escape(source))}" for source in others]
         if castable and len(others) <= MAX_LISTED:
-            command = options.command(document.path, "--dtype float32", *exclude)
+            command = options.command("--dtype float32", *exclude)
             hint = f"write float32{' and drop the others' * bool(others)}: {command}"
         elif entries and len(problems) > MAX_LISTED:
             hint = "drop them with --exclude GLOB, or keep them with a .pt file as DST"
         elif entries:
-            hint = f"drop them: {options.command(document.path, *exclude)}"
+            hint = f"drop them: {options.command(*exclude)}"
         raise UnsupportedError(
             f"{target.name} cannot hold {len(problems):,} of {len(items):,} entries: "
             f"{'; '.join(lines[:MAX_LISTED])}{more}",
@@ -276,7 +275,7 @@ def _shared_tensors(
     rows = zip(tensors.items(), places, strict=True)
     neighbours = {key: tensor for (key, tensor), place in rows if place and counts[place] > 1}
     for key, tensor in neighbours.items():
-        by_view.setdefault(tensor.view_key(), []).append(key)
+        by_view.setdefault(tensor.view_key, []).append(key)
     # A tensor named as the metadata's own key can only be the one that is written.
     groups = [
         sorted(keys, key=lambda key: (key != FORMAT, key))
@@ -311,14 +310,14 @@ def _overlapping_pairs(tensors: dict[str, Tensor]) -> list[tuple[str, str]]:
     spans_by_storage: dict[object, list[tuple[int, int, str]]] = {}
     for key, tensor in tensors.items():
         if tensor.storage is not None and tensor.stored is not None:
-            span = (*byte_span(tensor), key)
-            spans_by_storage.setdefault(tensor.view_key()[:2], []).append(span)
+            span = (*tensor.byte_span, key)
+            spans_by_storage.setdefault(tensor.view_key[:2], []).append(span)
     pairs = []
     for spans in spans_by_storage.values():
         spans.sort()
         end, owner = -1, ""
         for low, high, key in spans:
-            if low < end and tensors[owner].view_key() != tensors[key].view_key():
+            if low < end and tensors[owner].view_key != tensors[key].view_key:
                 pairs.append((owner, key))
             if high > end:
                 end, owner = high, key

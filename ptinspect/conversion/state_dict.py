@@ -13,6 +13,7 @@ Sources: `torch.nn.Module.state_dict` and `_save_to_state_dict` (keys, order, `_
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from struct import pack
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,6 @@ from ptinspect.conversion.plan import (
     select_model,
 )
 from ptinspect.conversion.report import PROGRAM_DROPPED, loss_warnings
-from ptinspect.document.entries import Subtree, resolve_path, value_at
 from ptinspect.document.modules import BUFFERS, PACKED_OBJECTS, PARAMETERS, Module, module_of
 from ptinspect.document.tensor import InlineStorage, Tensor
 from ptinspect.document.tensor_readers import array_tensor
@@ -37,12 +37,9 @@ from ptinspect.errors import LimitError, PtInspectError, UnsupportedError
 from ptinspect.formats.safetensors import ordered_dict
 from ptinspect.pickling.numpy_objects import as_scalar
 from ptinspect.pickling.pyobjects import (
-    ORDERED_DICT,
     as_mapping,
-    as_sequence,
-    attributes_of,
     dotted,
-    function_path,
+    metadata_of,
     path_step,
 )
 from ptinspect.pickling.values import Call, Value, key_value
@@ -51,9 +48,11 @@ from ptinspect.torchnn.attributes import NORM_BUFFERS, packed_parameters
 from ptinspect.torchnn.classes import candidates
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ptinspect.conversion.options import ConvertOptions, KeyEdits
     from ptinspect.document import Document
-    from ptinspect.document.optim.state import Optimizer
+    from ptinspect.formats.archive import Archive
     from ptinspect.pickling.pyobjects import Path
 
 _NORMS = tuple(f"{kind}Norm{n}d" for kind in ("Batch", "Instance") for n in (1, 2, 3))
@@ -130,10 +129,11 @@ def model_part(document: Document, options: ConvertOptions, graph: ObjectGraph) 
     neither a module nor a mapping by strings is taken as it is. NumPy arrays and scalars in a
     mapping become tensors. Those of nested mappings, and all tensors of safetensors and npz, get
     dotted keys."""
-    (path, value), warnings = select_part(document, options)
+    part, warnings = (options.part, []) if options.part else select_model(document, options)
+    path, value = part
     module = module_of(value)
     if module is not None:
-        state = state_dict_of(module, document, graph)
+        state = state_dict_of(module, document, partial(graph.detach, document))
         model = ModelPart(path, None, module=module, warnings=warnings)
         model.non_persistent = state.non_persistent
         model.attributes = _tensor_attributes(path, document)
@@ -142,12 +142,14 @@ def model_part(document: Document, options: ConvertOptions, graph: ObjectGraph) 
     items = as_mapping(value)
     model = ModelPart(path, value, warnings=warnings)
     if items is None:
+        model.is_single = True
         return model
     if set(map(type, items)) <= {str}:  # which thousands of tensors have
         state = StateDict(dict(items), metadata_of(value))  # type: ignore[arg-type]
     elif all(isinstance(key_value(key), str) for key in items):
         state = StateDict({str(key): item for key, item in items.items()}, metadata_of(value))
     else:
+        model.is_single = True
         return model
     is_changed = False
     if options.to in TENSORS_ONLY or document.has_numpy_weights or is_array_state_dict(value):
@@ -169,13 +171,6 @@ def model_part(document: Document, options: ConvertOptions, graph: ObjectGraph) 
     else:
         model.items, model.sources = state.items, dict(zip(state.items, state.items, strict=True))
     return model
-
-
-def select_part(document: Document, options: ConvertOptions) -> tuple[Subtree, list[str]]:
-    """Return the part that `--entry` names, or the one model of the file, and warnings."""
-    if options.entry is not None:
-        return resolve_path(document.archive.root, options.entry), []
-    return select_model(document, options)
 
 
 def _flatten(state: StateDict, path: Path, document: Document) -> bool:
@@ -251,9 +246,11 @@ def _apply_edits(model: ModelPart, state: StateDict, edits: KeyEdits, *, ordered
 # --- what modules and optimizers would return --------------------------------------------------
 
 
-def state_dict_of(module: Module, document: Document, graph: ObjectGraph) -> StateDict:
-    """Return what `module.state_dict()` gives. The tensors are added to `graph`. UnsupportedError
-    if a module's weights can only be read by the code of its class."""
+def state_dict_of(
+    module: Module, document: Document, detach: Callable[[Value], Value]
+) -> StateDict:
+    """Return what `module.state_dict()` gives. `detach` returns the output's value of a tensor.
+    UnsupportedError if a module's weights can only be read by the code of its class."""
     metadata: dict[str, Value] = {}
     state = StateDict({}, metadata)
     pending = [("", module)]
@@ -279,8 +276,8 @@ def state_dict_of(module: Module, document: Document, graph: ObjectGraph) -> Sta
                 if store == BUFFERS and value is not None and name in non_persistent:
                     state.non_persistent.append(prefix + name)
                 elif value is not None:
-                    state.items[prefix + name] = graph.add_detached(value, document)
-        for name, value in _quantized_items(current, document, graph):
+                    state.items[prefix + name] = detach(value)
+        for name, value in _quantized_items(current, document.archive, detach):
             state.items[prefix + name] = value
         children = [(f"{prefix}{name}.", child) for name, child in current.children()]
         pending += reversed(children)
@@ -309,14 +306,6 @@ def version_of(module: Module) -> int:
     return _VERSIONS.get(similar[0].name, 1) if similar else 1
 
 
-def metadata_of(value: Value) -> dict[str, Value] | None:
-    """Return the `_metadata` that `Module.state_dict` sets on its OrderedDict."""
-    if not isinstance(value, Call) or function_path(value) != ORDERED_DICT:
-        return None
-    metadata = as_mapping(attributes_of(value).get("_metadata"))
-    return None if metadata is None else {str(key): item for key, item in metadata.items()}
-
-
 def optimizer_state(document: Document) -> Value:
     """Return the state of the one optimizer in a file, as `optimizer.state_dict()` gives it.
     PtInspectError if the file has none or several."""
@@ -333,32 +322,11 @@ def optimizer_state(document: Document) -> Value:
             hint="extract one into a file first: ptinspect convert SRC DST --to state_dict "
             "--entry optimizer_state_dict",
         )
-    value = value_at(document.archive.root, optimizers[0].path)
-    if isinstance(value, Call) and "param_groups" in attributes_of(value):
-        return optimizer_state_dict(optimizers[0])
-    return value
-
-
-def optimizer_state_dict(optimizer: Optimizer) -> Value:
-    """Return the state_dict of a pickled optimizer object: its parameters become numbers."""
-    numbers: dict[int, int] = {}
-    groups: list[Value] = []
-    for group in optimizer.groups:
-        params: list[Value] = [
-            numbers.setdefault(id(parameter), len(numbers))
-            for parameter in as_sequence(group.get("params")) or ()
-        ]
-        options = {key: value for key, value in group.items() if key != "params"}
-        groups.append({**options, "params": params})
-    state = {
-        numbers[id(key)] if id(key) in numbers else key_value(key): value
-        for key, value in optimizer.state.items()
-    }
-    return {"state": state, "param_groups": groups}
+    return optimizers[0].state_dict()
 
 
 def _quantized_items(
-    module: Module, document: Document, graph: ObjectGraph
+    module: Module, archive: Archive, detach: Callable[[Value], Value]
 ) -> list[tuple[str, Value]]:
     """Return what the quantized classes add to parameters and buffers."""
     path, name, attributes = module.class_path, module.class_name, module.attributes
@@ -378,15 +346,15 @@ def _quantized_items(
             ("scale", "float32", pack("<f", scale)),
             ("zero_point", "int64", pack("<q", zero_point)),
         ):
-            storage = InlineStorage(document.archive, data, "cpu")
+            storage = InlineStorage(archive, data, "cpu")
             scalar = Tensor(DTYPES[dtype], (), (), 0, storage, "cpu", False, 0)
-            scale_items.append((key, graph.add_new(scalar)))
+            scale_items.append((key, detach(scalar)))
     parts = list(packed_parameters(attributes))
     if name == "LinearPackedParams" and len(parts) >= 2:
-        weight = None if parts[0] is None else graph.add_detached(parts[0], document)
+        weight = None if parts[0] is None else detach(parts[0])
         return [("dtype", attributes.get("dtype")), ("_packed_params", (weight, parts[1]))]
     if name == "EmbeddingPackedParams" and parts:
-        weight = graph.add_detached(parts[0], document)
+        weight = detach(parts[0])
         return [("dtype", attributes.get("dtype")), ("_packed_weight", weight)]
     if "weight" in attributes and "bias" in attributes and len(parts) == 2:  # a convolution
         return [("weight", parts[0]), ("bias", parts[1]), *scale_items]

@@ -91,7 +91,7 @@ def measure_tensors(
     measurements = {}
     for info in infos:
         tensor = info.tensor
-        view = (tensor.view_key(), tensor.stored)
+        view = (tensor.view_key, tensor.stored)
         measurements[info] = unique.setdefault(view, (TensorMeasurement(), tensor))[0]
     passes = options.stats + options.hash
     total = passes * sum(tensor.nbytes for _, tensor in unique.values())

@@ -248,7 +248,7 @@ def _state_dict_text(document: Document) -> str:
     roles = ROLES if is_packed else ("parameter", "buffer")
     infos = document.tensors.values()
     members = [info for info in infos if info.persistent and info.role in roles]
-    nbytes = sum({info.tensor.view_key(): info.nbytes for info in members}.values())
+    nbytes = sum({info.tensor.view_key: info.nbytes for info in members}.values())
     keys = len(members)
     if is_packed:  # a quantized weight and its bias may be one key, and numbers are keys as well
         packed = [module.packed_keys for module in modules]

@@ -105,7 +105,7 @@ class Document:
     def _walk(self, read: ReadTensor, read_all: ReadTensors | None = None) -> Contents:
         contents = walk(self.archive.root, read, self.limits, (), read_all)
         for index, root in enumerate(self.archive.more_roots, 1):
-            contents.append(walk(root, read, self.limits, (index,), read_all))
+            contents.append_root(walk(root, read, self.limits, (index,), read_all))
         return contents
 
     @property
@@ -117,6 +117,11 @@ class Document:
     def kind(self) -> str:
         """`module`, `state_dict`, `checkpoint`, `optimizer`, `tensor`, `tensors` or `other`."""
         return kind_of(self.archive.root, self.contents)
+
+    @property
+    def items(self) -> Mapping[Value, Value]:
+        """The items of the root; none if it is not a mapping."""
+        return as_mapping(self.archive.root) or {}
 
     @property
     def class_path(self) -> str | None:
@@ -320,7 +325,7 @@ class Survey:
             first_of: dict[object, TensorInfo] = {}
             for info, storage in zip(tensors, storages, strict=True):
                 if info.tensor.numel and (storage is None or uses[storage.root] > 1):
-                    first = first_of.setdefault(info.tensor.view_key(), info)
+                    first = first_of.setdefault(info.tensor.view_key, info)
                     if first is not info:
                         self.duplicates[info] = first
             sizes: dict[object, int] = {}

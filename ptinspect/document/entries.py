@@ -20,10 +20,9 @@ from ptinspect.limits import LIMITS
 from ptinspect.pickling.numpy_objects import as_array, as_scalar, dtype_code
 from ptinspect.pickling.pyobjects import (
     GETATTR,
+    ObjectParts,
     Path,
     as_bytes,
-    as_mapping,
-    as_sequence,
     attributes_of,
     bracketed,
     brief_repr,
@@ -32,8 +31,8 @@ from ptinspect.pickling.pyobjects import (
     dotted,
     function_path,
     global_path,
-    is_pickled_by_value,
     iter_children,
+    object_parts,
     resolve_global,
 )
 from ptinspect.pickling.values import (
@@ -186,10 +185,16 @@ def _describe_call(call: Call) -> Description | None:
     code = dtype_code(call)
     if code is not None:
         return "numpy.dtype", code
-    path = class_path(call) or "object"
-    raw = as_bytes(call)
-    if raw is not None:
-        return _describe_bytes(bytearray(raw) if path == "builtins.bytearray" else raw)
+    parts = object_parts(call)
+    if parts.data is not None:
+        is_mutable = parts.path == "builtins.bytearray"
+        return _describe_bytes(bytearray(parts.data) if is_mutable else parts.data)
+    return describe_object(call, parts)
+
+
+def describe_object(call: Call, parts: ObjectParts) -> Description | None:
+    """Describe an object that is neither numpy's nor bytes."""
+    path = parts.path or "object"
     if path in _OBJECT_TEXTS:
         return _PUBLIC_NAMES.get(path, path), _OBJECT_TEXTS[path](call)
     if function_path(call) == GETATTR:  # a nested class or an enum member
@@ -198,17 +203,16 @@ def _describe_call(call: Call) -> Description | None:
         if named is not None:
             return _describe_global(named)
         return None if name is None else ("global", name)
-    if is_pickled_by_value(call):
+    if parts.is_by_value:
         return "code", global_path(call)
     # Containers of simple values, and classes called with them, such as `Color(1)`.
     kind = path.removeprefix("builtins.")
-    items = as_sequence(call)
-    if items is not None and not attributes_of(call):
-        return _describe_items(kind, items)
-    if (mapping := as_mapping(call)) is not None:
-        is_empty = not mapping and not attributes_of(call)
+    if parts.sequence is not None and not parts.attributes:
+        return _describe_items(kind, parts.sequence)
+    if parts.items is not None:
+        is_empty = not parts.items and not parts.attributes
         return (path, {"length": 0, "head": []}) if is_empty else None
-    arguments = constructor_arguments(call)
+    arguments = parts.arguments
     if call.changes is not None or call.kwargs or not all(map(is_simple, arguments)):
         return None
     if call.opcode == "NEWOBJ" and len(arguments) > 1:

@@ -226,9 +226,20 @@ class Tensor:
             return first, first
         return extent(first, self.shape, self.stride)
 
+    @property
+    def byte_span(self) -> tuple[int, int]:
+        """The bytes of the root storage between which a dense tensor lies."""
+        assert self.storage is not None and self.stored is not None
+        begin, itemsize = self.storage.begin, self.stored.itemsize
+        if self.stored.name in PACKED:
+            return begin, begin + self.storage.nbytes
+        low, high = self.extent
+        return begin + low * itemsize, begin + high * itemsize
+
+    @property
     def view_key(self) -> tuple[object, ...]:
-        """Return a key that is equal for two tensors exactly if they are the same values in the
-        same bytes: one view of one storage, conjugated and negated alike."""
+        """A key that is equal for two tensors exactly if they are the same values in the same
+        bytes: one view of one storage, conjugated and negated alike."""
         if self.storage is None:
             return (id(self),)
         place = (id(self.storage.archive), self.storage.key, self.storage.begin)

@@ -57,7 +57,7 @@ class Contents:
     entries: list[Entry] = field(default_factory=list)
     warnings: list[DocumentWarning] = field(default_factory=list)
 
-    def append(self, more: Contents) -> None:
+    def append_root(self, more: Contents) -> None:
         """Add the results of another root."""
         for results in fields(Contents):
             getattr(self, results.name).extend(getattr(more, results.name))

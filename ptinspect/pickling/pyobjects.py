@@ -8,6 +8,7 @@ is not of its kind.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 from ptinspect.pickling.values import (
     Blob,
@@ -306,6 +307,33 @@ def as_bytes(value: Value) -> bytes | None:
     if path in ("builtins.bytes", "builtins.bytearray"):
         return as_bytes(args[0]) if args else b""
     return None
+
+
+def metadata_of(value: Value) -> dict[str, Value] | None:
+    """Return the `_metadata` that `Module.state_dict` sets on its OrderedDict."""
+    if not isinstance(value, Call) or function_path(value) != ORDERED_DICT:
+        return None
+    metadata = as_mapping(attributes_of(value).get("_metadata"))
+    return None if metadata is None else {str(key): item for key, item in metadata.items()}
+
+
+class ObjectParts(NamedTuple):
+    """What the functions above and `class_path` find in one object: None for what it is not."""
+
+    path: str
+    attributes: dict[Value, Value]
+    items: dict[Value, Value] | None
+    sequence: list[Value] | tuple[Value, ...] | None
+    data: bytes | None
+    arguments: tuple[Value, ...]
+    is_by_value: bool
+
+
+def object_parts(call: Call) -> ObjectParts:
+    return ObjectParts(
+        class_path(call) or "", attributes_of(call), as_mapping(call), as_sequence(call),
+        as_bytes(call), constructor_arguments(call), is_pickled_by_value(call),
+    )  # fmt: skip
 
 
 # Children, and the paths that lead to them

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ptinspect.atomic_file import atomic_outputs, check_destination, check_disk_space
-from ptinspect.conversion.builtins_only import UNREPRESENTABLE, PlainValues
+from ptinspect.conversion.builtins_only import PlainValues
 from ptinspect.conversion.options import ConvertOptions, KeyEdits
-from ptinspect.conversion.output.object_graph import ObjectGraph
+from ptinspect.conversion.output.object_graph import UNREPRESENTABLE, ObjectGraph
 from ptinspect.conversion.output.sink import ByteCounter, ModificationGuard, Sink
 from ptinspect.conversion.output.torch_zip import TensorOptions
 from ptinspect.conversion.plan import OutputFile, plan_torch_file
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from ptinspect.document import TensorInfo
     from ptinspect.document.tensor import Tensor
     from ptinspect.pickling.pyobjects import Path
-    from ptinspect.pickling.values import Call, Value
+    from ptinspect.pickling.values import Value
     from ptinspect.source.base import Source
 
 SHOWN = 12
@@ -213,7 +213,7 @@ def recover(
             file.write(Sink(output, counter.add))
             output.finish()
             guard.check()
-        views = {tensor.view_key() for tensor in written}
+        views = {tensor.view_key for tensor in written}
         for number, (info, status) in enumerate(zip(infos, tensors, strict=True)):
             if status.status in saved and not _is_written(info.tensor, views):
                 is_piece = (info.tensor.subclass or "").endswith(PIECES)
@@ -285,31 +285,11 @@ def _is_written(tensor: Tensor, views: set[tuple[object, ...]]) -> bool:
     """Return True if all bytes of a tensor are among the views that were written."""
     if tensor.parts:
         return all(_is_written(part, views) for part in tensor.parts.values())
-    return tensor.storage is None or tensor.view_key() in views
-
-
-class _SavedGraph(ObjectGraph):
-    """The values to write; a lost parameter or buffer of a module is left out."""
-
-    def __init__(self, is_saved: Callable[[Tensor], bool]) -> None:
-        super().__init__(TensorOptions())
-        self.is_saved = is_saved
-
-    def add_detached(self, value: Value, document: Document) -> Value:
-        tensor = document.tensor_of(value)
-        if tensor is not None and not self.is_saved(tensor):
-            return UNREPRESENTABLE
-        return super().add_detached(value, document)
+    return tensor.storage is None or tensor.view_key in views
 
 
 class _SavedValues(PlainValues):
     """The builtins-only form of a document's values without what is lost."""
-
-    def __init__(
-        self, document: Document, graph: ObjectGraph, is_saved: Callable[[Tensor], bool]
-    ) -> None:
-        super().__init__(document, graph)
-        self.is_saved = is_saved
 
     def _atom(self, value: Value) -> Value:
         if isinstance(value, PersistentId):  # a storage that is itself a value
@@ -321,12 +301,6 @@ class _SavedValues(PlainValues):
             return UNREPRESENTABLE  # a damaged pickle: names are not built upon
         return super()._atom(value)
 
-    def _leaf(self, call: Call) -> Value:
-        tensor = self.document.tensor_of(call)
-        if tensor is not None and not self.is_saved(tensor):
-            return UNREPRESENTABLE
-        return super()._leaf(call)
-
 
 def _planned(
     document: Document, target: str, is_saved: Callable[[Tensor], bool]
@@ -335,11 +309,11 @@ def _planned(
     if target.endswith(".safetensors"):
         lost = [info.key for info in document.tensors.values() if not is_saved(info.tensor)]
         edits = KeyEdits(exclude=tuple(map(glob.escape, lost)))
-        options = ConvertOptions("safetensors", edits=edits)
+        options = ConvertOptions("safetensors", edits=edits, source=document.path)
         plan = plan_safetensors(document, target, options)
         return plan.files[0], [planned.tensor for planned in plan.tensors], []
-    graph = _SavedGraph(is_saved)
-    values = _SavedValues(document, graph, is_saved)
+    graph = ObjectGraph(TensorOptions(), is_saved)
+    values = _SavedValues(document, graph)
     root = values.convert(document.archive.root)
     if root is UNREPRESENTABLE:
         raise UnsupportedError("its root is an object that a bare torch.load refuses")

@@ -348,7 +348,7 @@ class ObjectBuilder:
                 continue
             tensor = self.document.tensor_of(value)
             if tensor is not None:
-                key = tensor.view_key()
+                key = tensor.view_key
                 counts[key] = counts.get(key, 0) + 1
                 continue
             if not isinstance(value, Call | list | tuple | dict) or id(value) in done:
@@ -362,7 +362,7 @@ class ObjectBuilder:
                 stack.append((item, False))
                 tensor = self.document.tensor_of(item) if name in parameters else None
                 if tensor is not None:
-                    self.parameters.add(tensor.view_key())
+                    self.parameters.add(tensor.view_key)
         self.shared = {key for key, count in counts.items() if count > 1}
         return order
 
@@ -423,7 +423,7 @@ class ObjectBuilder:
         return NONE
 
     def _tensor(self, tensor: Tensor) -> Expr:
-        view = tensor.view_key()
+        view = tensor.view_key
         if view in self.views:
             return self.views[view]
         key = self.keys.get(id(tensor))

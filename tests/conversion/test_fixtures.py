@@ -54,7 +54,7 @@ def facts(document: Document) -> dict[str, Any]:
         tensors.append((
             key, info.path, info.role, info.persistent, t.dtype, t.shape, t.stride, t.device,
             t.requires_grad, t.layout, t.subclass, t.conj, t.neg,
-            info.read() if whole else None, same.setdefault(t.view_key(), len(same)),
+            info.read() if whole else None, same.setdefault(t.view_key, len(same)),
         ))  # fmt: skip
     return {
         "kind": document.kind,

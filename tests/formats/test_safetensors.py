@@ -67,7 +67,7 @@ def test_what_save_model_dropped_stands_again(path: Path) -> None:
         assert list(document.tensors) == ["table", "head"]
         assert document.totals.nbytes == 8
         one, other = (info.tensor for info in document.tensors.values())
-        assert one.view_key() == other.view_key()
+        assert one.view_key == other.view_key
 
 
 BROKEN = {

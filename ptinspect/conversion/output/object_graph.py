@@ -22,7 +22,7 @@ from ptinspect.dtypes import DTYPES, STORAGE_ITEMSIZE, is_untyped
 from ptinspect.errors import UnsupportedError
 from ptinspect.formats.safetensors import ordered_dict
 from ptinspect.pickling.numpy_objects import contiguous_strides
-from ptinspect.pickling.pyobjects import ORDERED_DICT, as_mapping, function_path
+from ptinspect.pickling.pyobjects import ORDERED_DICT, function_path
 from ptinspect.pickling.values import (
     Call,
     Global,
@@ -37,7 +37,7 @@ from ptinspect.pickling.values import (
 from ptinspect.pickling.writer import PickleWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from ptinspect.conversion.output.pieces import Piece
     from ptinspect.document import Document
@@ -92,12 +92,19 @@ class _DenseTensor:
         return tuple(extras)
 
 
+UNREPRESENTABLE = object()
+"""Placeholder for a value that the output cannot have."""
+
+
 class ObjectGraph:
     """The values of one output: `collect` each part, call `plan`, then `dump`. `tensors` are the
-    dense ones that were collected."""
+    dense ones that were collected. `is_saved` is False for tensors that are lost."""
 
-    def __init__(self, options: TensorOptions) -> None:
+    def __init__(
+        self, options: TensorOptions, is_saved: Callable[[Tensor], bool] = lambda tensor: True
+    ) -> None:
         self.options = options
+        self.is_saved = is_saved
         self.tensors: list[Tensor] = []
         self._layout = StorageLayout(options)
         self._dense: dict[int, _DenseTensor | Tensor | None] = {}  # by the ids of values
@@ -139,7 +146,8 @@ class ObjectGraph:
             # Most of a state_dict are tensors in which nothing is left to traverse.
             changes = value.changes if isinstance(value, Call) else None
             rest: list[Value] = [*changes.states] if changes else []
-            for key, item in (as_mapping(value) or {}).items():
+            items = value if isinstance(value, dict) else changes.pairs if changes else {}
+            for key, item in items.items():
                 if type(key) is not str:
                     rest.append(key_value(key))
                 if type(item) is not TensorCall or item.changes is not None:
@@ -164,10 +172,12 @@ class ObjectGraph:
         self._add(tensor)
         return call
 
-    def add_detached(self, value: Value, document: Document) -> Value:
+    def add_detached(self, value: Value, tensor: Tensor | None) -> Value:
         """Return a value for what `tensor.detach()` gives: the same bytes, without a gradient,
         and not a parameter. Values that are not tensors are returned unchanged."""
-        inner, tensor = _unwrap_parameter(value), document.tensor_of(value)
+        inner = _unwrap_parameter(value)
+        if tensor is not None and not self.is_saved(tensor):
+            return UNREPRESENTABLE
         if tensor is None or tensor.uninitialized or not isinstance(inner, Call | PersistentId):
             return value
         if tensor.storage is None or tensor.stride is None or tensor.subclass:
@@ -180,6 +190,15 @@ class ObjectGraph:
         detached.requires_grad = detached.parameter = False
         detached.state = {}
         return self.add_new(detached, _quantizer(inner, tensor))
+
+    def detach(self, document: Document, value: Value | Tensor) -> Value:
+        """Return the value for a tensor that is new, or that a value of `document` is."""
+        if isinstance(value, Tensor):
+            return self.add_new(value)
+        return self.add_detached(value, document.tensor_of(value))
+
+    def __contains__(self, value: object) -> bool:
+        return self._dense.get(id(value)) is not None
 
     def dense_tensor(self, value: Value) -> Tensor | None:
         """Return the dense tensor that a collected value is, or None."""

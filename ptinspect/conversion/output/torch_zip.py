@@ -161,13 +161,13 @@ class StorageLayout:
             is_cast = any(self.options.output_dtype(each) is not each.dtype for each in sharing)
             if is_cast or any(t.storage and t.storage.archive.byteorder == "big" for t in sharing):
                 dtype = sharing[0].stored or DTYPES["uint8"]
-                if any(t.stored is not dtype or byte_span(t)[0] % dtype.itemsize for t in sharing):
+                if any(t.stored is not dtype or t.byte_span[0] % dtype.itemsize for t in sharing):
                     sharing = []
             shared_ids = set(map(id, sharing))
             for tensor in tensors:
                 if id(tensor) not in shared_ids:  # it gets a storage that identical views share
                     dtype = self.options.output_dtype(tensor)
-                    view = (*tensor.view_key(), dtype)
+                    view = (*tensor.view_key, dtype)
                     if view not in self._by_view:
                         assert tensor.storage is not None
                         piece = TensorPiece(tensor, dtype)
@@ -182,7 +182,7 @@ class StorageLayout:
         source, storage = tensor.stored, tensor.storage
         if source is None or storage is None or tensor.dtype is not source:
             return False
-        low, high = byte_span(tensor)
+        low, high = tensor.byte_span
         if not tensor.numel or low % source.itemsize:
             return False
         if self.options.contiguous and not tensor.is_contiguous:
@@ -204,7 +204,7 @@ class StorageLayout:
             source, target = tensors[0].stored, self.options.output_dtype(tensors[0])
         else:  # bytes that are referred to as such are never converted
             source = target = (tensors[0].stored if tensors else None) or DTYPES["uint8"]
-        spans = [byte_span(tensor) for tensor in tensors if tensor.numel]
+        spans = [tensor.byte_span for tensor in tensors if tensor.numel]
         spans += [(0, reference.nbytes) for reference in bare]
         # The union of the spans. Where several dtypes view the storage, ends are moved outwards to
         # multiples of the largest, so that every offset remains a whole number of elements.
@@ -233,7 +233,7 @@ class StorageLayout:
             itemsize = (tensor.stored or source).itemsize
             if tensor.numel:
                 assert tensor.storage is not None
-                low, _ = byte_span(tensor)
+                low, _ = tensor.byte_span
                 begin = tensor.storage.begin + (tensor.storage_offset or 0) * itemsize
                 offset = (begin + shifts[bisect_right(starts, low) - 1]) // itemsize
             else:  # may point anywhere
@@ -259,16 +259,6 @@ def check_bounds(tensor: Tensor) -> tuple[Storage, DType]:
         raise out_of_bounds_error(tensor, storage, high, dtype.itemsize)
     storage.check()
     return storage, dtype
-
-
-def byte_span(tensor: Tensor) -> tuple[int, int]:
-    """Return the bytes of the root storage between which a tensor lies."""
-    assert tensor.storage is not None and tensor.stored is not None
-    begin, itemsize = tensor.storage.begin, tensor.stored.itemsize
-    if tensor.stored.name in PACKED:
-        return begin, begin + tensor.storage.nbytes
-    low, high = tensor.extent
-    return begin + low * itemsize, begin + high * itemsize
 
 
 def _root_storage(storage: Storage, high: int) -> Storage:

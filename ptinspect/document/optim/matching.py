@@ -174,7 +174,7 @@ def _weights(path: Path, infos: Iterable[TensorInfo], is_module: bool) -> Weight
             continue
         if is_module and info.role not in ("parameter", "buffer"):
             continue
-        key = info.tensor.view_key()
+        key = info.tensor.view_key
         if key in seen:
             continue
         seen.add(key)
@@ -283,7 +283,7 @@ def best_match(slots: list[Slot], candidates: list[Weights], path: Path = ()) ->
     scores = [_common_words(path, match.weights.path) for match in fitting]
     fitting = [m for m, score in zip(fitting, scores, strict=True) if score == max(scores)]
     rivals = {
-        tuple(weight.tensor.view_key() for weight in match.weights.parameters): path
+        tuple(weight.tensor.view_key for weight in match.weights.parameters): path
         for match in reversed(fitting)
         if (path := match.weights.path) and not match.weights.is_average
         if not FROZEN.search(dotted(path))
@@ -308,8 +308,8 @@ def _common_words(optimizer: Path, model: Path) -> int:
 def _match(slots: list[Slot], weights: Weights) -> Match:
     if slots and all(slot.parameter is not None for slot in slots):
         # An optimizer pickled with its parameters: they are the model's own, or copies.
-        by_view = {weight.tensor.view_key(): weight.name for weight in weights.order}
-        views = [slot.parameter.view_key() for slot in slots if slot.parameter]
+        by_view = {weight.tensor.view_key: weight.name for weight in weights.order}
+        views = [slot.parameter.view_key for slot in slots if slot.parameter]
         if any(view in by_view for view in views):
             return Match(weights, [by_view.get(view) for view in views], [])
         return _match([slot._replace(parameter=None) for slot in slots], weights)

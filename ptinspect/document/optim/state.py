@@ -23,7 +23,7 @@ from ptinspect.pickling.pyobjects import (
     is_huge_int,
     path_step,
 )
-from ptinspect.pickling.values import Call, Value
+from ptinspect.pickling.values import Call, Value, key_value
 from ptinspect.text import cut, read_package_file
 
 
@@ -37,6 +37,7 @@ class Optimizer(NamedTuple):
         groups: the param_groups, in order.
         state: by parameter: its index, or the parameter itself.
         other: further items or attributes, such as a copy of the weights in float32.
+        value: the state_dict, or the pickled object.
     """
 
     path: Path
@@ -45,6 +46,26 @@ class Optimizer(NamedTuple):
     groups: tuple[dict[Value, Value], ...]
     state: dict[Value, Value]
     other: dict[Value, Value]
+    value: Value
+
+    def state_dict(self) -> Value:
+        """Return what `state_dict()` gives: the parameters of a pickled object become numbers."""
+        if as_mapping(self.value) is not None:
+            return self.value
+        numbers: dict[int, int] = {}
+        groups: list[Value] = []
+        for group in self.groups:
+            params: list[Value] = [
+                numbers.setdefault(id(parameter), len(numbers))
+                for parameter in as_sequence(group.get("params")) or ()
+            ]
+            options = {key: value for key, value in group.items() if key != "params"}
+            groups.append({**options, "params": params})
+        state = {
+            numbers[id(key)] if id(key) in numbers else key_value(key): value
+            for key, value in self.state.items()
+        }
+        return {"state": state, "param_groups": groups}
 
     @property
     def step(self) -> Value:
@@ -122,7 +143,7 @@ def optimizer_of(value: Value, path: Path) -> Optimizer | None:
         evidence = "recorded"
     known = ("state", "param_groups", "defaults")
     other = {key: value for key, value in items.items() if key not in known}
-    return Optimizer(path, name, evidence, groups, state, other)
+    return Optimizer(path, name, evidence, groups, state, other, value)
 
 
 ROW, COLUMN = "row_var", "col_var"
