@@ -5,6 +5,7 @@ No rule looks at the file's name. `detect` applies them in torch's order.
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 from typing import TYPE_CHECKING, NamedTuple
@@ -192,20 +193,22 @@ _SERVER_ERROR = "if it is the error message of a server, download the file again
 def identify_text(head: bytes, size: int) -> Identity | None:
     """Return the kind of text that a file is, mostly what a failed download leaves; None for other
     content. A pickle of protocol 0 is text as well, so try to run it first."""
-    encoding = "utf-8"
+    decode = codecs.utf_8_decode
     if 0 in head[:4]:  # JSON without a byte order mark, as `json.loads` detects it
         from json import detect_encoding
 
-        encoding = detect_encoding(head)
+        # `head.decode` would import a codec that the content chooses.
+        name = detect_encoding(head).removesuffix("-sig").replace("-", "_")
+        decode = getattr(codecs, f"{name}_decode")
     try:
-        decoded = head.decode(encoding)
+        decoded, _ = decode(head, "strict", True)
     except UnicodeDecodeError as error:
         if len(head) >= size or error.start < len(head) - 3:
             return None
-        decoded = head[: error.start].decode(encoding)  # without a truncated last character
+        decoded, _ = decode(head[: error.start])  # without a truncated last character
     if any(ord(char) < 32 and char not in "\t\n\r\f\x1b" for char in decoded):
         return None
-    if encoding != "utf-8" and not re.match(_JSON, decoded.lstrip()):
+    if decode is not codecs.utf_8_decode and not re.match(_JSON, decoded.lstrip()):
         return None
     start = decoded.lstrip("\ufeff \t\r\n")
     if start.startswith(_LFS):
