@@ -161,7 +161,10 @@ def model_part(document: Document, options: ConvertOptions, graph: ObjectGraph) 
         }
         scalars = [key for key in arrays if as_scalar(state.items[key])]
         if scalars:
-            model.warnings = [*warnings, f"{join_names(scalars)}: numbers of NumPy, now tensors"]
+            model.warnings = [
+                *warnings,
+                f"{join_names(scalars)}: NumPy scalars, written as tensors",
+            ]
         state.items |= {key: graph.add_new(tensor) for key, tensor in arrays.items()}
         is_changed |= bool(arrays)
     if options.to in TENSORS_ONLY:

@@ -164,7 +164,7 @@ def read_gguf(source: Source, limits: Limits = LIMITS) -> PicklelessArchive:
                 hint=DOWNLOAD_AGAIN,
             )
         if offset + nbytes > room and nbytes:
-            message = f"the tensor {bounded_repr(name)} overlaps the one behind it"
+            message = f"the tensor {bounded_repr(name)} overlaps the next one"
             raise DamagedError(message, where=Place(None, start + offset))
         archive.spans[name] = Span(None, nbytes, start + offset, source.base)
     archive.value = ordered_dict(values)

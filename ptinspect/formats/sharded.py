@@ -318,7 +318,9 @@ def read_shard_files(
     count = max(int(match[3]) for match in matches)
     missing = next((number for number in range(1, count + 1) if number not in numbers), None)
     if missing is not None:
-        raise DamagedError(f"no process's file {missing:,} of {count:,} is here", hint=_COPY_ALL)
+        raise DamagedError(
+            f"file {missing:,} of {count:,} is missing for every process", hint=_COPY_ALL
+        )
     archive = PicklelessArchive(source, limits, "torch-dcp")
     archive.open_parts(folder, names, open_archive)
     try:
@@ -333,7 +335,7 @@ def read_shard_files(
         (key, dense_tensor(key, spans[key].dtype, spans[key].shape)) for key in order_keys(spans)
     )
     archive.facts["set"] = {"ranks": len(processes), "files": names, "missing": []}
-    text = f"no file records the number of processes, and files of {len(processes):,} are here:"
+    text = f"no file records the number of processes; the files of {len(processes):,} are present:"
     text += " if there were more, its tensors may be pieces of larger ones"
     text += f" (there is no {join_names(absent, 3)})" if absent else ""
     archive.warnings.append(Finding("not-joined", text))
@@ -353,11 +355,13 @@ def _shard_spans(parts: list[Archive]) -> dict[str, PiecedSpan]:
             offsets = sizes_of(places.get(name), where)
             if len(offsets) != len(elements.shape):
                 raise DamagedError(
-                    f"{where} has {len(elements.shape)} dimensions, not so its place"
+                    f"{where} has {len(elements.shape)} dimensions, its offsets another number"
                 )
             first = next(iter(copies.setdefault(name, {}).values()), [elements])[0]
             if (first.dtype, len(first.shape)) != (elements.dtype, len(elements.shape)):
-                raise DamagedError(f"{where} has another dtype or dimensions than its other pieces")
+                raise DamagedError(
+                    f"{where} differs from its other pieces in its dtype or dimensions"
+                )
             copies[name].setdefault((offsets, elements.shape), []).append(elements)
     spans = {}
     for name, boxes in copies.items():

@@ -23,12 +23,12 @@ LAYOUTS: dict[str, tuple[Any, dict[str, Any], str]] = {
     "detectron2": (
         {"model": {"a.weight": KERNEL, "n": np.array(5), "s": np.float32(2.5)}, "__author__": "x"},
         {"a.weight": KERNEL, "n": np.array(5), "s": np.float32(2.5)},
-        "s: numbers of NumPy, now tensors",
+        "s: NumPy scalars, written as tensors",
     ),
     "detectron": (
         {"blobs": {"conv1_w": KERNEL, "lr": np.float64(0.02)}},
         {"conv1_w": KERNEL, "lr": np.float64(0.02)},
-        "lr: numbers of NumPy, now tensors",
+        "lr: NumPy scalars, written as tensors",
     ),
     "RLlib": (
         {"worker": b"", "state": {"default_policy": {"weights": {"fc.weight": KERNEL}, "t": 3}}},

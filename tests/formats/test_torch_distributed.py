@@ -378,7 +378,7 @@ def test_the_safetensors_of_two_processes_are_one_document(tmp_path: Path) -> No
     assert result.exit_code == 2 and "of 28 elements" in result.stderr
     (folder / names[2]).unlink()
     shown = run("show", folder)
-    assert shown.exit_code == 2 and "no process's file 1 of 2 is here" in shown.stderr
+    assert shown.exit_code == 2 and "file 1 of 2 is missing for every process" in shown.stderr
 
 
 def write_shard(path: Path, tensors: dict[str, Any], **offsets: list[int]) -> None:
@@ -394,7 +394,7 @@ def write_shard(path: Path, tensors: dict[str, Any], **offsets: list[int]) -> No
         ([2, 0], 3, ""),
         ([3, 0], 3, "have 15 of 18 elements"),
         ([1, 0], 3, "two pieces of 'w' overlap"),
-        ([2], 3, "has 2 dimensions, not so its place"),
+        ([2], 3, "has 2 dimensions, its offsets another number"),
         ([-1, 0], 3, "has no shape"),
         ([0, 0], 2, "differs"),
     ],
@@ -424,7 +424,9 @@ def test_pieces_of_safetensors_with_two_dtypes_are_an_error(tmp_path: Path) -> N
     for number, dtype in enumerate((torch.float32, torch.float16), 1):
         path = tmp_path / f"shard-0000{number}-model-00001-of-00001.safetensors"
         write_shard(path, {"w": torch.ones(2, dtype=dtype)}, w=[2 * number - 2])
-    with pytest.raises(ptinspect.DamagedError, match=r"shard-00002-.*another dtype"):
+    with pytest.raises(
+        ptinspect.DamagedError, match=r"shard-00002-.*differs from its other pieces in its dtype"
+    ):
         ptinspect.open(tmp_path)
 
 

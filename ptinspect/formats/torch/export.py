@@ -138,7 +138,7 @@ def read_export(
         text = f"compiled code of AOTInductor, which is not examined: {join_names(names)}"
         archive.warnings.append(Finding("compiled-code", text))
         if name in programs:
-            text = "constants of up to 8 elements may be in compiled code only, tied ones are once"
+            text = "constants of up to 8 elements may be compiled code only; tied ones appear once"
             archive.warnings.append(Finding("compiled-code", text))
     if compiled:
         archive.facts["compiled"] = compiled
@@ -218,7 +218,7 @@ def _library_module(archive: TorchExport, records: list[str]) -> Value:
         begin += int(row["size"])
     names = {row["name"] for row in rows} - {*values["weights"], *values["constants"]}
     if unknown := [row["name"] for row in rows if row["kind"] == "Unknown"]:
-        text = f"parameters or buffers, which is not recorded: {join_names(unknown)}"
+        text = f"not recorded whether parameters or buffers: {join_names(unknown)}"
         archive.warnings.append(Finding("compiled-code", text))
     if names or problem:
         text = f"constants in compiled code are not read{problem}: {join_names(sorted(names))}"
