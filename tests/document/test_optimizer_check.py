@@ -93,6 +93,15 @@ def test_a_sound_one_fits_and_each_parameter_is_known(name: str) -> None:
     assert found.names == [name for name, _ in network().named_parameters()]
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_state_of_a_model_in_half_precision_is_float32(dtype: torch.dtype) -> None:
+    made = trained(MAKE["adam"])
+    made["model"] = {key: tensor.to(dtype) for key, tensor in made["model"].items()}
+    assert checked(made).faults == []  # as Ultralytics and FP16_Optimizer save it
+    state_of(made)[1]["exp_avg"] = state_of(made)[1]["exp_avg"].double()
+    assert kinds(made) == ["dtype"]
+
+
 def test_sound_ones_of_other_kinds_fit() -> None:
     model = network()
     split = [{"params": model[0].parameters(), "lr": 0.1}, {"params": model[3].parameters()}]

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from ptinspect.document.tensor import Tensor
     from ptinspect.dtypes import DType
 
+_MIXED_PRECISION = (("float32", "float16"), ("float32", "bfloat16"))  # of state and parameter
+
 
 @dataclass(slots=True)
 class OptimizerFit:
@@ -277,12 +279,12 @@ class _Check:
                 if not any(fault.kind in ("shape", "order") for fault in self.findings):
                     message = f"{key} has the shape {tensor.shape}, the parameter {shape}"
                     self.add_fault("shape", message, self.label(slot))
-            elif weight is None or tensor.dtype is weight.tensor.dtype:
-                continue
-            elif not any(fault.kind == "dtype" for fault in self.findings):
+            elif weight is not None and not any(fault.kind == "dtype" for fault in self.findings):
                 dtypes = _dtype_name(tensor.dtype), _dtype_name(weight.tensor.dtype)
-                message = f"{key} is {dtypes[0]}, the parameter {dtypes[1]}"
-                self.add_fault("dtype", message, self.label(slot))
+                # A model in half precision, or only saved as such, has a float32 state.
+                if dtypes[0] != dtypes[1] and dtypes not in _MIXED_PRECISION:
+                    message = f"{key} is {dtypes[0]}, the parameter {dtypes[1]}"
+                    self.add_fault("dtype", message, self.label(slot))
 
     def check_learning_rates(self, is_only_optimizer: bool) -> None:
         """The learning rates are finite, and those that the scheduler set."""
