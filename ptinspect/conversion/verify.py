@@ -89,6 +89,9 @@ def refuse_unsafe_output(plan: Plan, document: Document, options: ConvertOptions
             f"a bare torch.load refuses the output because of {join_names(names)}:"
             f" {advice.call}; --to checkpoint with --plain writes plain values"
         )
+    elif advice is not None and advice.call.endswith('encoding="latin1")'):
+        reason = "because a str of Python 2 in it is not utf-8"
+        warnings.append(f"a bare torch.load refuses the output {reason}: {advice.call}")
     return warnings
 
 
@@ -209,8 +212,9 @@ def _check_output(
             for key in calls:
                 del missing[str(key)]
     for key in [*missing]:
-        info = None if is_flat else output.tensors.get(key)
-        tensor = output.tensor_of(items[key]) if is_flat else info.tensor if info else None
+        tensor = output.tensor_of(items[key]) if is_flat else None
+        if tensor is None and (info := output.tensors.get(key)) is not None:  # or an array
+            tensor = info.tensor
         if tensor is not None:
             planned = missing.pop(key)
             _check_tensor(planned, tensor, compare_bytes)

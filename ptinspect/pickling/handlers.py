@@ -172,7 +172,7 @@ def _python2_str(m: Machine, raw: bytes) -> str:
         m.warn(
             "python2-string",
             "a str of Python 2 that is not utf-8 was read as latin1: "
-            'pass encoding="latin1" to torch.load',
+            'loading needs encoding="latin1"',
         )
     return Python2Str(text, raw)
 

@@ -158,6 +158,7 @@ def _job(document: Document, options: StubOptions, content: StubContent) -> dict
         "try_weights_only": not content.safe_globals.blockers,
         "recovered_source": options.recorded_source,
         "format": document.archive.format,
+        "encoding": "latin1" if content.load_call.endswith('encoding="latin1")') else "utf-8",
     }
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from ptinspect.document.entries import select_model
 from ptinspect.errors import DamagedError, PtInspectError, UnsupportedError, add_error_path
 from ptinspect.pickling.pyobjects import dotted
-from ptinspect.safety.load_advice import advise_loading, load_advice, path_to_load
+from ptinspect.safety.load_advice import advise_loading, path_to_load
 from ptinspect.stubs.collect.definitions import Deferred, Definition, Instance
 from ptinspect.stubs.collect.object_graph import ObjectGraph, collect_objects
 from ptinspect.stubs.collect.safe_globals import ImportTable, collect_safe_globals
@@ -161,10 +161,10 @@ def stub_content(document: Document, options: StubOptions) -> StubContent:
     objects.unwritten |= {item.description: None for item in deferred}
     file_name = prose(os.path.basename(path_to_load(document)))
     devices = {tensor.device for tensor in document.contents.tensors}
-    load_call = advise_loading(file_name, archive.format, archive.facts, (), (), devices).call
-    blockers, imports = load_advice(document).blockers, ImportTable(objects.names)
+    advice = advise_loading(file_name, archive.format, archive.facts, archive.streams, (), devices)
+    imports = ImportTable(objects.names)
     safe_globals = collect_safe_globals(
-        document.globals, objects.definitions, objects.calls, imports, blockers
+        document.globals, objects.definitions, objects.calls, imports, advice.blockers
     )
     content = StubContent(
         file_name=file_name,
@@ -178,7 +178,7 @@ def stub_content(document: Document, options: StubOptions) -> StubContent:
         build_description=_build_description(document, options, built, path, root),
         safe_globals=safe_globals,
         imports=imports,
-        load_call=load_call,
+        load_call=advice.call,
         convert_command=_convert_command(document) if safe_globals.blockers else "",
         alternatives=alternatives,
         unwritten=[text for text in objects.unwritten if text not in assigned],

@@ -265,21 +265,21 @@ def _listed(title: str, items: list[str]) -> list[str]:
 def _loading(content: StubContent) -> list[str]:
     """Return how torch loads the file."""
     safe, call = content.safe_globals, content.load_call
+    has_options = "map_location" in call or "encoding" in call
     if safe.blockers:
         lines = _listed("weights_only cannot load it, because it contains", safe.blockers)
         if content.convert_command:
             files = "files" if content.convert_command.endswith("--all-entries") else "a file"
             lines.append(f"`{content.convert_command}` writes {files} that weights_only can load.")
-        if "map_location" in call and call.startswith("torch.load("):
-            options = "" if "weights_only" in call else ", weights_only=False"
-            lines += ["Without weights_only:", f"    {call[:-1]}{options})"]
+        if has_options and call.startswith(("torch.load(", "pickle.load(")):
+            lines += ["Without weights_only:", f"    {call}"]
         return lines
     if safe.pairs:
         block = "    with torch.serialization.safe_globals(SAFE_GLOBALS):"
         return ["With weights_only:", block, f"        {call}"]
     if call.startswith("{"):
         return ["Its shards are loaded one by one, without SAFE_GLOBALS:", f"    {call}"]
-    if "map_location" in call:
+    if has_options:
         return ["It is loaded without SAFE_GLOBALS:", f"    {call}"]
     return ["torch.load loads it without SAFE_GLOBALS."]
 

@@ -64,6 +64,12 @@ def test_the_line_says_why_and_how(tmp_path: Path) -> None:
         got = eval(call)
         want = torch.load(source, weights_only=False, encoding="latin1")
     assert repr(got) == repr(want)
+    same = convert(source, tmp_path / "s.pt", to="same")
+    call = f'torch.load("{tmp_path / "s.pt"}", weights_only=False, encoding="latin1")'
+    assert f"because a str of Python 2 in it is not utf-8: {call}" in same.warnings[-1]
+    with pytest.raises(UnicodeDecodeError):
+        torch.load(tmp_path / "s.pt", weights_only=False)
+    assert repr(eval(call)) == repr(want)
     report = convert(source, tmp_path / "p.pt", to="checkpoint", plain=True)
     assert report.warnings == []
     assert torch.load(tmp_path / "p.pt")["score"] == 0.75

@@ -24,6 +24,21 @@ def test_the_stub_fits_its_file(file: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["numpy.legacy.pth", "strings.pkl"])
+def test_a_str_of_python_2_is_read_as_latin1(name: str, tmp_path: Path) -> None:
+    file = FIXTURES / "old" / "torch-1.0.0-py27" / name
+    if name == "strings.pkl":
+        file = tmp_path / name
+        file.write_bytes(b"\x80\x02}U\x04nameU\x02\xe9\xffs.")
+    call = (
+        'load(open("strings.pkl", "rb"), ' if name == "strings.pkl" else 'load("numpy.legacy.pth", '
+    )
+    assert call in run("stub", file).stdout and 'encoding="latin1")\n' in run("stub", file).stdout
+    report = check_stub(str(file))
+    assert report.ok and report.results["load"] is None, report.text()
+
+
+@pytest.mark.slow
 def test_a_package_is_checked_as_one(tmp_path: Path) -> None:
     result = run("stub", MODEL, "--package", tmp_path / "model_def", "--check")
     assert result.exit_code == 0, result.stderr

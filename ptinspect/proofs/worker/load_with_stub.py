@@ -132,12 +132,14 @@ def load_file(job: dict[str, Any], weights_only: bool = False) -> Any:
 
     if job["format"] == "pickle":
         with open(job["path"], "rb") as file:
-            return pickle.load(file)  # scan did not call it dangerous
+            return pickle.load(file, encoding=job["encoding"])  # scan did not call it dangerous
     if job["format"] == "safetensors":
         from safetensors.torch import load_file as load_safetensors
 
         return load_safetensors(job["path"])
-    return torch.load(job["path"], map_location="cpu", weights_only=weights_only)
+    return torch.load(
+        job["path"], map_location="cpu", weights_only=weights_only, encoding=job["encoding"]
+    )
 
 
 def value_at(value: Any, path: list[Any] | None) -> Any:
