@@ -58,9 +58,10 @@ _MODULE_NAME = re.compile(r".*(\.|/~/)")
 _NO_MODELS = (
     ("hyper_parameters",), ("datamodule_hyper_parameters",), ("hparams",), ("args",), ("config",),
     ("cfg",), ("callbacks",), ("loops",), ("rng_state",), ("rng_states",), ("random_rng_state",),
+    ("opt_state",),
 )  # fmt: skip
 """Entries of checkpoints of Lightning in which a module is an argument, and entries with the states
-of random number generators."""
+of random number generators and of the optimizers of Optax."""
 
 _AVERAGE = re.compile(r"(?:^|[._])(?:ema|swa|avg|averaged?|shadow|polyak)(?:$|[._\d])", re.I)
 _KINDS = {
@@ -256,6 +257,9 @@ def model_candidates(document: Document) -> list[Subtree]:
     if document.kind in ("module", "state_dict"):
         return [root]
     models = _merge_nested(find_models(document), document)
+    head = models[0].path[:-1] if models else ()
+    if {model.path for model in models} == {(*head, name) for name in _FLAX_ENTRIES}:
+        return [Subtree(head, value_at(root.value, head))]  # its weights and its statistics
     has_names = items is not None and all(isinstance(key_value(key), str) for key in items)
     if not models and has_names:
         # A dict of tensors and other values; the state_dict of a model without parameters is empty.
@@ -265,7 +269,7 @@ def model_candidates(document: Document) -> list[Subtree]:
         value = value_at(root.value, only) if {*only} & _ENTRY_OF_ONE_MODEL else None
         if as_mapping(value) is not None:
             return [Subtree(only, value)]
-        values = (items or {}).values()
+        values = () if document.optimizers else (items or {}).values()
         has_arrays = any(array_tensor(item, document.archive) is not None for item in values)
         return [root] if not items or document.kind == "tensors" or has_arrays else []
     if has_names and len(models) == 1 and _is_minor_part(models[0].path, document):
@@ -327,13 +331,15 @@ def _merge_nested(models: list[Subtree], document: Document) -> list[Subtree]:
     for model in models:
         path = model.path
         heads = [path[: i + 1] for i, step in enumerate(path[:-1]) if step in _ENTRY_OF_ONE_MODEL]
-        if path and (is_flax or _MODULE_NAME.match(str(path[0]))):
+        if path and (
+            (is_flax and not {*path} & {*_FLAX_ENTRIES}) or _MODULE_NAME.match(str(path[0]))
+        ):
             heads.insert(0, ())
         for head in heads:
             if head not in parts_of:
                 parts_of[head] = _parts_of_one_model(head, document)
-            is_entry = bool(head) and head[-1] in _FLAX_ENTRIES
-            if len(parts_of[head]) > (0 if is_flax and is_entry else 1):
+            is_whole = (is_flax or document.has_numpy_weights) and {*head[-1:]} & {*_FLAX_ENTRIES}
+            if len(parts_of[head]) > (0 if is_whole else 1):
                 merged.setdefault(head, Subtree(head, value_at(document.archive.root, head)))
                 break
         else:

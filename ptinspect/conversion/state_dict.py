@@ -126,9 +126,9 @@ def plan_same(document: Document, path: str, options: ConvertOptions) -> Plan:
 
 def model_part(document: Document, options: ConvertOptions, graph: ObjectGraph) -> ModelPart:
     """Return the part that is converted, as a state_dict with its keys edited. A part that is
-    neither a module nor a mapping by strings is taken as it is. NumPy arrays and scalars in a
-    mapping become tensors. Those of nested mappings, and all tensors of safetensors and npz, get
-    dotted keys."""
+    neither a module nor a mapping by strings is taken as it is. NumPy arrays in a mapping become
+    tensors; so do scalars in a model of arrays. Those of nested mappings, and all tensors of
+    safetensors and npz, get dotted keys."""
     part, warnings = (options.part, []) if options.part else select_model(document, options)
     path, value = part
     module = module_of(value)
@@ -157,7 +157,8 @@ def model_part(document: Document, options: ConvertOptions, graph: ObjectGraph) 
         arrays = {
             key: tensor
             for key, item in state.items.items()
-            if type(item) is Call and (tensor := array_tensor(item, document.archive)) is not None
+            if type(item) is Call and (document.has_numpy_weights or as_scalar(item) is None)
+            if (tensor := array_tensor(item, document.archive)) is not None
         }
         scalars = [key for key in arrays if as_scalar(state.items[key])]
         if scalars:

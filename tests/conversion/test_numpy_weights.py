@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 from pathlib import Path
 from typing import Any
@@ -130,11 +131,74 @@ def test_what_is_no_array_is_said_with_a_command(tmp_path: Path) -> None:
 
 
 def test_several_models_are_a_question(tmp_path: Path) -> None:
-    value = {"params": {"Dense_0": DENSE}, "batch_stats": {"Norm_0": {"mean": BIAS}}}
+    value = {"actor": {"params": {"Dense_0": DENSE}}, "critic": {"params": {"Dense_0": {**DENSE}}}}
     source = dump(tmp_path / "in.pkl", value, 4, False)
     with pytest.raises(PtInspectError, match="2 models") as error:
         ptinspect.convert(source, tmp_path / "out.safetensors")
-    assert "'params'" in str(error.value.hint) and "'batch_stats'" in str(error.value.hint)
+    assert "'actor.params'" in str(error.value.hint)
+    assert "'critic.params'" in str(error.value.hint)
+
+
+def test_parameters_and_statistics_of_flax_are_one_model(tmp_path: Path) -> None:
+    model = {"params": {"Dense_0": DENSE}, "batch_stats": {"Norm_0": {"mean": -BIAS}}}
+    expected = {
+        "params.Dense_0.kernel": KERNEL,
+        "params.Dense_0.bias": BIAS,
+        "batch_stats.Norm_0.mean": -BIAS,
+    }
+    for value in (model, {"state": model, "epoch": 3}):
+        source = dump(tmp_path / "in.pkl", value, 4, False)
+        report = ptinspect.convert(source, tmp_path / "o.safetensors", force=True, verify=True)
+        assert report.dropped == (["epoch"] if value is not model else [])
+        with ptinspect.open(tmp_path / "o.safetensors") as document:
+            arrays = {key: info.numpy() for key, info in document.tensors.items()}
+        assert arrays.keys() == expected.keys()
+        assert all(np.array_equal(arrays[key], expected[key]) for key in expected)
+
+
+def test_the_state_of_an_optimizer_is_no_model(tmp_path: Path) -> None:
+    moments = {"count": np.array(7), "mu": {"Dense_0": DENSE}, "nu": {"Dense_0": DENSE}}
+    value = {"step": 7, "params": {"Dense_0": DENSE}, "opt_state": {"0": moments}}
+    source = dump(tmp_path / "in.pkl", value, 4, False)
+    report = ptinspect.convert(source, tmp_path / "out.safetensors")
+    assert (report.tensors, report.dropped) == (2, ["step", "opt_state"])
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], momentum=0.9)
+    torch.save({"optimizer": optimizer.state_dict(), "losses": BIAS}, tmp_path / "in.pt")
+    with pytest.raises(PtInspectError, match="no model: it is a checkpoint without a model"):
+        ptinspect.convert(tmp_path / "in.pt", tmp_path / "out.pt")
+
+
+def test_the_only_layer_keeps_its_name_next_to_another_collection(tmp_path: Path) -> None:
+    value = {"params": {"mlp/~/linear": {"w": KERNEL}}, "state": {"norm": {"average": BIAS}}}
+    source = dump(tmp_path / "in.pkl", value, 4, False)
+    ptinspect.convert(source, tmp_path / "o.safetensors", entry="params")
+    ptinspect.convert(source, tmp_path / "all.safetensors", all_entries=True)
+    for name in ("o", "all_params"):
+        with ptinspect.open(tmp_path / f"{name}.safetensors") as document:
+            assert list(document.tensors) == ["mlp/~/linear.w"]
+
+
+FLAT = {"kernel": KERNEL, "bias": BIAS}  # the root is the state_dict
+
+
+@pytest.mark.parametrize("layout", [*LAYOUTS, "flat"])
+def test_all_values_are_copied_with_their_arrays(layout: str, tmp_path: Path) -> None:
+    value = FLAT if layout == "flat" else LAYOUTS[layout][0]
+    for source in (tmp_path / "in.pkl", tmp_path / "in.pt"):
+        torch.save(value, source) if source.suffix == ".pt" else dump(source, value, 4, False)
+        for verify in (False, True):
+            target = tmp_path / "same.pt"
+            ptinspect.convert(source, target, to="same", force=True, verify=verify)
+            loaded = torch.load(target, weights_only=False)
+            assert pickle.dumps(loaded, 4) == pickle.dumps(torch_copy(value), 4)
+            assert ptinspect.diff(source, target).same
+
+
+def torch_copy(value: Any) -> Any:
+    """Return what torch.save and torch.load make of a value."""
+    file = io.BytesIO()
+    torch.save(value, file)
+    return torch.load(io.BytesIO(file.getvalue()), weights_only=False)
 
 
 def test_arrays_next_to_tensors_are_values(tmp_path: Path) -> None:
@@ -143,3 +207,10 @@ def test_arrays_next_to_tensors_are_values(tmp_path: Path) -> None:
     with ptinspect.open(source) as document:
         assert list(document.tensors) == ["model.w"]
         assert [entry.type for entry in document.entries] == ["numpy.ndarray"]
+
+
+def test_numbers_next_to_tensors_are_values(tmp_path: Path) -> None:
+    torch.save({"w": torch.ones(2), "epoch": np.int64(3)}, tmp_path / "in.pt")
+    with pytest.raises(PtInspectError, match="1 of 2 entries: epoch is not a tensor") as error:
+        ptinspect.convert(tmp_path / "in.pt", tmp_path / "out.safetensors")
+    assert "exclude='epoch'" in str(error.value.hint)
