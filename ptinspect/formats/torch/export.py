@@ -138,7 +138,8 @@ def read_export(
         text = f"compiled code of AOTInductor, which is not examined: {join_names(names)}"
         archive.warnings.append(Finding("compiled-code", text))
         if name in programs:
-            text = "constants of up to 8 elements may be compiled code only; tied ones appear once"
+            text = "constants of up to 8 elements may be in compiled code only, not here;"
+            text += " tied ones are listed once"
             archive.warnings.append(Finding("compiled-code", text))
     if compiled:
         archive.facts["compiled"] = compiled
