@@ -199,7 +199,11 @@ def roundtrip(path: str, progress: Watch | None, **training: Unpack[TrainingOpti
 @_training_options
 @_entry_option
 @option("--plot", "FILE", "Draw both loss curves to a .png, .svg or .pdf file (matplotlib).")
-@flag("--no-cross", "With --device cuda, do not resume on the CPU too.")
+@flag(
+    "--no-cross",
+    "With --device cuda, do not resume on the CPU too. A training there that takes longer than "
+    "--timeout is not compared.",
+)
 @_report_options
 @no_progress_option
 @_answers

@@ -18,6 +18,7 @@ from ptinspect.pickling.pyobjects import (
     as_sequence,
     attributes_of,
     brief_repr,
+    class_path,
     function_path,
     path_step,
 )
@@ -211,7 +212,15 @@ def _leaf_text(value: Value, document: Document) -> str | None:
     if isinstance(value, Extension | OutOfBand):
         return repr(value)
     if isinstance(value, PersistentId):
-        return _referred_text(value, document)
+        reference, parts = document.storage_of(value), value.value
+        if reference is not None:
+            result = sha256()
+            for chunk in reference.storage.chunks(0, reference.storage.nbytes):
+                result.update(chunk)
+            return f"{reference.dtype.name}:{result.hexdigest()}"
+        if isinstance(parts, tuple) and len(parts) > 1 and parts[0] == "module":
+            return _leaf_text(parts[1], document)
+        return None
     if not isinstance(value, Call):
         return None
     # Bytes, arrays and numpy scalars, whose calls differ between pickle protocols.
@@ -229,19 +238,6 @@ def _bytes_text(value: Value) -> str | None:
         return f"bytes:{value.digest().hex()}"
     raw = as_bytes(value)
     return None if raw is None else f"bytes:{sha256(raw).hexdigest()}"
-
-
-def _referred_text(value: PersistentId, document: Document) -> str | None:
-    """Return a digest of what a persistent id refers to; None for foreign ones."""
-    reference, parts = document.storage_of(value), value.value
-    if reference is not None:
-        result = sha256()
-        for chunk in reference.storage.chunks(0, reference.storage.nbytes):
-            result.update(chunk)
-        return f"{reference.dtype.name}:{result.hexdigest()}"
-    if isinstance(parts, tuple) and len(parts) > 1 and parts[0] == "module":
-        return _leaf_text(parts[1], document)
-    return None
 
 
 class _Insides(NamedTuple):
@@ -313,14 +309,20 @@ def compare_modules(a: Document, b: Document) -> list[ModuleChange]:
 
 def compare_attributes(a: Document, b: Document) -> Iterator[EntryChange]:
     """Yield the attributes of modules that differ, of a dict the items that differ, and what
-    several modules share once. Tensors and modules in them are compared as such. Of torch's own
+    several modules share once. Tensors and modules in them are compared as such. The mode, training
+    or evaluation, is named once for a module and those in it that have the same. Of torch's own
     classes only attributes in both files count, because versions of torch write different ones."""
     memo_a, memo_b = dict[int, bytes](), dict[int, bytes]()
     seen: set[tuple[int, int]] = set()
+    modes: dict[tuple[Path, str], tuple[bool | None, bool | None]] = {}
     for (root, name), module_a, module_b, _ in _paired_modules(a, b):
         if module_a is None or module_b is None or module_a.class_path != module_b.class_path:
             continue
         prefix: Path = (*root, *(name.split(".") if name else ()))
+        mode, parent = (module_a.training, module_b.training), (root, name.rpartition(".")[0])
+        if mode in ((True, False), (False, True)) and modes.get(parent) != mode:
+            yield EntryChange((*prefix, "training"), "changed", *mode)
+        modes[root, name] = mode
         attributes = dict(module_a.other_attributes()), dict(module_b.other_attributes())
         stack = [((*prefix, key), x, y, change) for key, x, y, change in _paired(*attributes)]
         if lookup(module_a.class_path) is not None:
@@ -345,9 +347,12 @@ def compare_attributes(a: Document, b: Document) -> Iterator[EntryChange]:
 
 
 def _is_member(value: Value, document: Document) -> bool:
-    """Return True for a tensor or a module."""
-    results = (document.tensor_of(value), module_of(value)) if isinstance(value, Call) else ()
-    return any(result is not None for result in results)
+    """Return True for a tensor, a module, or the handle of a hook, whose number counts all hooks
+    that a process has registered."""
+    if not isinstance(value, Call):
+        return False
+    is_handle = class_path(value) == "torch.utils.hooks.RemovableHandle"
+    return is_handle or document.tensor_of(value) is not None or module_of(value) is not None
 
 
 def compare_optimizers(
@@ -386,6 +391,8 @@ def compare_optimizers(
 def _group_changes(a: Document, b: Document, items_a: Optimizer, items_b: Optimizer) -> list[str]:
     if len(items_a.groups) != len(items_b.groups):
         return [f"{len(items_a.groups)} -> {len(items_b.groups)} param_groups"]
+    from ptinspect.display.summary_facts import format_hyperparameter
+
     details = []
     for number, (group, entry_b) in enumerate(zip(items_a.groups, items_b.groups, strict=True)):
         label = f"param_groups[{number}]." if len(items_a.groups) > 1 else ""
@@ -396,20 +403,20 @@ def _group_changes(a: Document, b: Document, items_a: Optimizer, items_b: Optimi
             else:
                 x, y = _setting(a, group.get(key)), _setting(b, entry_b.get(key))
             if (key in group) != (key in entry_b) or _digest(x, a) != _digest(y, b):
-                details.append(f"{label}{key_value(key)} {_shown(x)} -> {_shown(y)}")
+                texts = format_hyperparameter(a, x), format_hyperparameter(b, y)
+                details.append(f"{label}{key_value(key)} {texts[0]} -> {texts[1]}")
     return details
 
 
 def _setting(document: Document, value: Value) -> Value:
-    """Return a hyper-parameter; a tensor (a learning rate) as its number."""
+    """Return a hyper-parameter; tensors (a learning rate, betas) as their numbers."""
+    if isinstance(value, list | tuple):
+        items = [(item, document.tensor_of(item)) for item in value]
+        return [item if x is None or x.numel != 1 else number_of(x) for item, x in items]
     tensor = document.tensor_of(value)
     if tensor is None:
         return value
     return number_of(tensor) if tensor.numel == 1 else list(tensor.shape)
-
-
-def _shown(value: Value) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else brief_repr(value)
 
 
 def _plain_state(document: Document, optimizer: Optimizer) -> dict[object, bytes]:

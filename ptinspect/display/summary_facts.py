@@ -307,15 +307,17 @@ def optimizer_text(document: Document, optimizer: Optimizer) -> str:
 
 
 def format_hyperparameter(document: Document, value: Value) -> str:
-    """Return a hyper-parameter in a few words; if it is a tensor, its number."""
-    tensor, description = document.tensor_of(value), describe(value)
-    if tensor is not None:
-        value = number_of(tensor)
-    elif description is not None:
+    """Return a hyper-parameter in a few words; tensors in it as their numbers."""
+    description = describe(value)
+    if description is not None and not isinstance(description[1], dict):
         value = description[1]
-    if isinstance(value, list):
-        return f"({', '.join(map(_number_text, value))})"
-    return _number_text(value)
+    items = value if isinstance(value, list | tuple) and len(value) <= 8 else [value]
+    tensors = [(item, document.tensor_of(item)) for item in items]
+    texts = [
+        _number_text(number_of(x) if x is not None and x.numel == 1 else item)
+        for item, x in tensors
+    ]
+    return f"({', '.join(texts)})" if items is value else texts[0]
 
 
 def _number_text(value: Value) -> str:

@@ -25,6 +25,8 @@ torch = pytest.importorskip("torch")
 from safetensors.torch import save_file  # noqa: E402
 
 from ptinspect.comparison import diff  # noqa: E402
+from ptinspect.display.summary_facts import optimizer_text  # noqa: E402
+from ptinspect.document import open as open_document  # noqa: E402
 from ptinspect.errors import PtInspectError  # noqa: E402
 
 SCHEMA = json.loads(files("ptinspect.comparison").joinpath("diff.schema.json").read_text("utf-8"))
@@ -385,6 +387,7 @@ def test_attributes_of_modules(net: Callable[..., Any], tmp_path: Path) -> None:
         model.config = {"layers": layers, "optimizer": {"lr": rate, "betas": (0.9, 0.99)}}
         model.body.temperature, model.blocks = temperature, [model.body, model.drop]
         model.body.config = model.config  # shared: named once
+        model.handle = model.body.register_forward_hook(print)  # has another number in each model
         return model
 
     first = (3, 0.5, 2, 0.1, [1, 2])
@@ -406,6 +409,40 @@ def test_attributes_of_modules(net: Callable[..., Any], tmp_path: Path) -> None:
     changes = [(e["path"], e["change"]) for e in compare(*models, tmp_path)["entries"]]
     assert changes == [(["steps"], "removed"), (["extra"], "added")]
     assert compare(models[1], models[1].state_dict(), tmp_path)["same"]
+
+
+def test_settings_that_are_tensors(tmp_path: Path) -> None:
+    """Their numbers are compared and shown; a list is equal to a tuple."""
+
+    def adam(*betas: float) -> Any:
+        group = {"params": [0], "lr": torch.tensor(0.1), "eps": 1e-8, "amsgrad": False}
+        return {"state": {}, "param_groups": [{**group, "betas": tuple(map(torch.tensor, betas))}]}
+
+    assert not compare(adam(0.5, 0.75), adam(0.25, 0.75), tmp_path)["same"]
+    (optimizer,) = diff(tmp_path / "a.zip", tmp_path / "b.zip").optimizers
+    assert optimizer.details == ("betas (0.5, 0.75) -> (0.25, 0.75)",)
+    plain, listed = adam(), adam()
+    plain["param_groups"][0]["betas"], listed["param_groups"][0]["betas"] = (0.5, 0.9), [0.5, 0.9]
+    assert compare(plain, listed, tmp_path)["same"]
+    torch.save(adam(0.5, 0.75), tmp_path / "adam.pt")
+    with open_document(tmp_path / "adam.pt") as document:
+        text = optimizer_text(document, document.optimizers[0])
+    assert "lr 0.1, betas (0.5, 0.75), 1 parameter" in text
+
+
+def test_training_and_evaluation_mode(net: Callable[..., Any], tmp_path: Path) -> None:
+    """It changes what a model returns. Named once for a module and those in it."""
+    for change, expected in (
+        (lambda model: model.eval(), [(["training"], True, False)]),
+        (lambda model: model.drop.eval(), [(["drop", "training"], True, False)]),
+        (lambda model: model.eval().drop.train(), [(["training"], True, False)]),
+    ):  # fmt: skip
+        model = net()
+        change(model)
+        result = compare(net(), model, tmp_path)
+        assert [(e["path"], e["a"], e["b"]) for e in result["entries"]] == expected
+        assert not result["same"]
+        assert compare(model, net().state_dict(), tmp_path)["same"]
 
 
 def test_requires_grad_and_roles(net: Callable[..., Any], tmp_path: Path) -> None:

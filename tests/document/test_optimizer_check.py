@@ -349,6 +349,31 @@ def test_settings_without_a_rule_of_torch() -> None:
     assert "setting" in [doubt.kind for doubt in found.undecided]
 
 
+@pytest.mark.parametrize(
+    ("settings", "keys", "is_of_torch"),
+    [
+        ({"amsgrad": False}, {"exp_avg": (2, 2), "exp_avg_var": (2, 2)}, False),  # AdaBelief
+        ({"amsgrad": False, "grad_averaging": True}, {"exp_avg_sq": ()}, False),  # NovoGrad
+        ({"rho": 0.05, "amsgrad": False}, {"exp_avg": (2, 2), "exp_avg_sq": (2, 2)}, True),  # SAM
+        ({"amsgrad": False, "step": 1}, {"exp_avg": (2, 2), "exp_avg_sq": (2, 2)}, True),
+        ({"scale": 1}, {"exp_avg_sq": (2, 1)}, False),  # Nero
+    ],
+)
+def test_classes_that_are_not_of_torch_use_its_names(
+    settings: dict[str, Any], keys: dict[str, tuple[int, ...]], is_of_torch: bool
+) -> None:
+    state = {key: torch.ones(shape) for key, shape in keys.items()}
+    if "rho" in settings:
+        state["step"] = torch.tensor(1.0)
+    group = {"lr": -1e-18, "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.1, **settings}
+    groups = [{**group, "params": [0]}]
+    made = {"model": {"weight": torch.ones(2, 2)},
+            "optimizer": {"state": {0: state}, "param_groups": groups}, "epoch": 1}  # fmt: skip
+    fit = checked(made)
+    assert fit.fits, fit.faults
+    assert bool(fit.optimizer.class_path) == is_of_torch
+
+
 def test_tensors_beside_state_and_groups_are_listed() -> None:
     made = trained(MAKE["adam"])
     made["optimizer"]["fp32_groups"], made["optimizer"]["scale"] = [torch.ones(3)], torch.ones(())

@@ -203,13 +203,19 @@ class _Check:
             if tensor.numel != weights.numel:
                 sizes = f"{tensor.numel} elements, all parameters together {weights.numel}"
                 self.add_fault("shape", f"{key} has {sizes}")
-        for kind, message, is_certain in wrong_settings(self.optimizer, self.number):
-            self.findings.append(Fault(kind, message, is_certain=is_certain))
+        self.findings += [Fault(*item) for item in wrong_settings(self.optimizer, self.number)]
         self.check_learning_rates(is_only_optimizer)
         if values:
             self.check_steps()
             self.check_numbers()
         path = weights.path if weights is not None and weights.order else None
+        if not (self.optimizer.class_path or "").startswith("torch.optim."):
+            # Another class may write other things under the names that those of torch use.
+            kinds = ("shape", "dtype", "order", "missing-state", "zero", "setting")
+            self.findings = [
+                fault._replace(is_certain=fault.is_certain and fault.kind not in kinds)
+                for fault in self.findings
+            ]
         return OptimizerFit(self.optimizer, path, self.names, self.findings)
 
     def add_fault(self, kind: str, message: str, parameter: str | None = None) -> None:
@@ -263,7 +269,7 @@ class _Check:
         """The state has all keys of its class, and tensors of the parameter's shape and dtype."""
         group, class_path = self.optimizer.groups[slot.group], self.optimizer.class_path
         required = required_state(class_path, group) or ()
-        missing = [key for key in required if state.get(key) is None]
+        missing = [key for key in required if state.get(key) is None and key not in group]
         if class_path == "torch.optim.Adafactor" and not missing:
             is_factored = {ROW, COLUMN} <= set(state)
             missing = [] if is_factored or "variance" in state else ["variance"]
@@ -290,7 +296,7 @@ class _Check:
         """The learning rates are finite, and those that the scheduler set."""
         rates = [self.number(group.get("lr")) for group in self.optimizer.groups]
         for index, rate in enumerate(rates):
-            if rate is not None and not 0 <= rate < inf:
+            if rate is not None and not -1e-12 <= rate < inf:  # LinearLR may round below 0
                 self.add_fault("lr", f"the learning rate of group {index} is {rate:g}")
         schedulers = self.schedulers
         if not schedulers and any("initial_lr" in group for group in self.optimizer.groups):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -141,15 +142,13 @@ def equal_averages(models: list[Weights]) -> Iterator[str]:
                 continue
             if all(first.storage is second.storage for first, second in pairs):
                 yield f"{dotted(average.path)} is the model's own tensors, not a copy"
-            elif all(_same_bytes(first, second) for first, second in pairs):
-                message = f"{dotted(average.path)} has the same numbers as the model"
-                yield f"{message}: not averaged yet, not updated, or not restored"
-
-
-def _same_bytes(first: Tensor, second: Tensor) -> bool:
-    if first.dtype is not second.dtype or first.shape != second.shape:
-        return False
-    try:
-        return contiguous(first) == contiguous(second)
-    except UnsupportedError:  # sparse, packed, without bytes
-        return False
+                continue
+            with suppress(UnsupportedError):  # sparse, packed, without bytes
+                if all(
+                    first.dtype is second.dtype
+                    and first.shape == second.shape
+                    and contiguous(first) == contiguous(second)
+                    for first, second in pairs
+                ):
+                    message = f"{dotted(average.path)} has the same numbers as the model"
+                    yield f"{message}: not averaged yet, not updated, or not restored"

@@ -257,6 +257,7 @@ FROZEN = re.compile(r"(^|[._])(target|teacher|frozen|ema|momentum|ref|reference|
 """Modules that are copies of others and not trained, such as the target network of a DQN."""
 
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|\d+")
+_COMMON_WORDS = {"state", "dict", "model", "net", "opt", "optim", "optimizer"}
 
 
 def best_match(slots: list[Slot], candidates: list[Weights], path: Path = ()) -> Match | None:
@@ -280,7 +281,13 @@ def best_match(slots: list[Slot], candidates: list[Weights], path: Path = ()) ->
     fitting = [m for m in fitting if len(m.weights.parameters) == len(slots)] or fitting
     if not fitting:
         return min(matches, key=distance, default=None)
-    scores = [_common_words(path, match.weights.path) for match in fitting]
+    scores = []  # how many words of the optimizer's path the model's has, if only their beginnings
+    for match in fitting:
+        words, others = (
+            {word.lower() for word in _WORD.findall(dotted(p))} - _COMMON_WORDS
+            for p in (path, match.weights.path)
+        )
+        scores.append(sum(any(w.startswith(o) or o.startswith(w) for o in others) for w in words))
     fitting = [m for m, score in zip(fitting, scores, strict=True) if score == max(scores)]
     rivals = {
         tuple(weight.tensor.view_key for weight in match.weights.parameters): path
@@ -293,16 +300,6 @@ def best_match(slots: list[Slot], candidates: list[Weights], path: Path = ()) ->
     names = join_names(map(dotted, reversed(rivals.values())), 3, " or ")
     fault = Fault("names", f"it may be the optimizer of {names}: all fit", is_certain=False)
     return _no_match(slots, Weights(()), fault)
-
-
-def _common_words(optimizer: Path, model: Path) -> int:
-    """Return how many words of an optimizer's path a model's path has, if only their beginnings."""
-    common = {"state", "dict", "model", "net", "opt", "optim", "optimizer"}
-    words, others = (
-        {word.lower() for word in _WORD.findall(dotted(path))} - common
-        for path in (optimizer, model)
-    )
-    return sum(any(w.startswith(o) or o.startswith(w) for o in others) for w in words)
 
 
 def _match(slots: list[Slot], weights: Weights) -> Match:

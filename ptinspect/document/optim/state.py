@@ -129,11 +129,13 @@ def optimizer_of(value: Value, path: Path) -> Optimizer | None:
     # The first class of torch.optim with such hyper-parameters and state. Adam and AdamW of torch
     # before 2.7 write the same keys: a weight decay of 0.01, AdamW's default, is taken for AdamW.
     keys = {key for values in state.values() for key in as_mapping(values) or {}}
+    written = " ".join(row[3] for row in table_rows("classes")).replace("?", " ").split()
+    is_foreign = bool(keys.difference(written, (key for key, _ in table_rows("state"))))
     fitting = (
         f"torch.optim.{row[0]}"
         for row in table_rows("classes")
         if groups and all(_has_sign(groups[0], sign) for sign in row[1].split())
-        if keys.issuperset(row[2].split())
+        if keys.issuperset(row[2].split()) and (not is_foreign or row[0] == "LBFGS")
     )
     name = next(fitting, None)
     evidence = "inferred" if name else "unknown"
@@ -195,11 +197,11 @@ def has_state_after_step(
 
 def wrong_settings(
     optimizer: Optimizer, number: Callable[[Value], float | None]
-) -> Iterator[tuple[str, str, bool]]:
-    """Yield kind, message and certainty of each setting that is NaN, or that the constructor of its
-    class refuses. `number` returns the number that a value is, such as a tensor of one element."""
+) -> Iterator[tuple[str, str]]:
+    """Yield kind and message of each setting that is NaN, or that the constructor of its class
+    refuses. `number` returns the number that a value is, such as a tensor of one element."""
     name = (optimizer.class_path or "").removeprefix("torch.optim.")
-    allowed, is_of_torch = dict(table_rows("settings")), bool(name) and "." not in name
+    allowed = dict(table_rows("settings"))
     for index, group in enumerate(optimizer.groups):
         for key, value in group.items():
             values = () if key in ("lr", "params") else as_sequence(value) or (value,)
@@ -211,12 +213,12 @@ def wrong_settings(
                 if item is None or (low < item < high) or (item, interval[0]) == (low, "["):
                     continue
                 if isnan(item):
-                    yield "nan", f"{text} is NaN", True
+                    yield "nan", f"{text} is NaN"
                 elif (item, interval[-1]) != (high, "]"):
-                    yield "setting", f"{text} is {item:g}, not in {interval}", is_of_torch
+                    yield "setting", f"{text} is {item:g}, not in {interval}"
         momentum, dampening = (number(group.get(key)) for key in ("momentum", "dampening"))
         if name == "SGD" and group.get("nesterov") is True and (not momentum or dampening):
-            yield "setting", f"nesterov of group {index} needs momentum, and no dampening", True
+            yield "setting", f"nesterov of group {index} needs momentum, and no dampening"
 
 
 EPOCHS = ("epoch", "epochs", "epochs_run", "current_epoch", "last_epoch", "start_epoch")
