@@ -82,7 +82,7 @@ def contiguous(tensor: Tensor) -> bytes:
         values = np.frombuffer(data, "<f2").copy()
         values[1::2] *= -1 if tensor.conj else 1
     else:
-        values = np.frombuffer(data, np.dtype(dtype.numpy).newbyteorder("<")).copy()
+        values = np.frombuffer(data, numpy_type(dtype))
         values = np.conj(values) if tensor.conj else values
     return (-values if tensor.neg else values).tobytes()
 

@@ -179,11 +179,13 @@ def _strided(reader: Resolver, call: Call) -> Tensor | None:
     storage, grad = reference.storage, len(args) > 4 and args[4] is True
     tensor = Tensor(dtype, size, stride, args[1], storage, storage.location, grad, call.offset)
     metadata: Value = rest[0] if rest else None
-    is_typed = isinstance(metadata, Call) and function_path(metadata) == _TYPED_DICT
-    if isinstance(metadata, Call) and is_typed and metadata.args:
+    if isinstance(metadata, Call) and function_path(metadata) == _TYPED_DICT and metadata.args:
         metadata = metadata.args[0]
     metadata = as_mapping(metadata) or {}
     tensor.conj, tensor.neg = metadata.get("conj") is True, metadata.get("neg") is True
+    if (tensor.conj and dtype.kind != "complex") or (tensor.neg and dtype.kind == "bool"):
+        message = f"a tensor of {dtype.name} cannot be conjugated or negated"
+        raise DamagedError(message, where=Place(reader.archive.record, call.offset))
     return tensor
 
 

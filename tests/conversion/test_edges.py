@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import pytest
 
@@ -245,3 +246,50 @@ def test_an_encrypted_storage_is_not_copied(tmp_path: Path, target: str) -> None
         ptinspect.convert(tmp_path / "a.pt", tmp_path / target)
     with ptinspect.open(tmp_path / "a.pt") as document:
         assert document.tensors["w"].tensor.storage.file_offset is None
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float8_e5m2", "uint8", "int64"])
+def test_negated_tensors_of_every_type(tmp_path: Path, dtype: str) -> None:
+    from safetensors.torch import load_file
+
+    tensor = torch.arange(6).reshape(2, 3).to(getattr(torch, dtype))
+    torch.save({"w": torch._neg_view(tensor)}, tmp_path / "a.pt")
+    ptinspect.convert(tmp_path / "a.pt", tmp_path / "a.safetensors", verify=True)
+    written = load_file(tmp_path / "a.safetensors")["w"]
+    assert written.dtype is tensor.dtype
+    assert torch.equal(written.double() % 256, -tensor.double() % 256)
+    assert ptinspect.diff(tmp_path / "a.pt", tmp_path / "a.safetensors").same
+
+
+def _with_pickle(path: Path, *replacements: tuple[bytes, bytes]) -> None:
+    """Write a file of torch.save again, with other bytes in its pickle."""
+    with ZipFile(path) as source:
+        records = {name: source.read(name) for name in source.namelist()}
+    with ZipFile(path, "w") as target:
+        for name, data in records.items():
+            for old, new in replacements if name.endswith("data.pkl") else ():
+                assert old in data
+                data = data.replace(old, new)
+            target.writestr(name, data)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "replacement"),
+    [("bool", (b"FloatStorage", b"BoolStorage")), ("float32", (b"\3\0\0\0neg", b"\4\0\0\0conj"))],
+)
+def test_tensors_that_cannot_be_conjugated_or_negated(
+    tmp_path: Path, dtype: str, replacement: tuple[bytes, bytes]
+) -> None:
+    torch.save({"w": torch._neg_view(torch.ones(2))}, tmp_path / "a.pt")
+    _with_pickle(tmp_path / "a.pt", replacement)
+    with pytest.raises(DamagedError, match=f"a tensor of {dtype} cannot be conjugated or negated"):
+        ptinspect.convert(tmp_path / "a.pt", tmp_path / "a.safetensors")
+
+
+def test_a_storage_of_an_unknown_type_is_not_written(tmp_path: Path) -> None:
+    model = torch.nn.Sequential(torch.nn.BatchNorm1d(4))
+    torch.save(model, tmp_path / "a.pt")
+    _with_pickle(tmp_path / "a.pt", (b"ctorch\nLongStorage\n", b"ctorch\nLongWtorage\n"))
+    with pytest.raises(UnsupportedError, match="a storage has an unknown type"):
+        ptinspect.convert(tmp_path / "a.pt", tmp_path / "b.pt", to="same")
+    assert not (tmp_path / "b.pt").exists()

@@ -319,9 +319,10 @@ class ObjectGraph:
         """Return the id of a storage that the source refers to as such."""
         reference = self._bare_storages.get(id(pid))
         if reference is None:
-            if pid.offset and self._first and self._first.storage_of(pid):
+            is_storage = isinstance(pid.value, tuple) and pid.value[:1] == ("storage",)
+            if pid.offset and self._first and (is_storage or self._first.storage_of(pid)):
                 # It was not collected. Its key may be that of another storage of the output.
-                raise UnsupportedError("a storage is at a place where convert does not look")
+                raise UnsupportedError("a storage has an unknown type, or a place without a tensor")
             return pid.value  # of a tensor that is written
         name = "" if is_untyped(reference.type) else reference.dtype.name
         kind = _STORAGE_GLOBALS.get(name, _UNTYPED_STORAGE)

@@ -107,10 +107,7 @@ def locate_pieces(pieces: Iterable[Piece]) -> None:
             begin = storage.begin + piece.start
             if begin or length != piece.stop:
                 crc = None
-            if offset is None:
-                piece.located = None, 0, crc
-            else:
-                piece.located = descriptor, offset + begin, crc
+            piece.located = (None, 0, crc) if offset is None else (descriptor, offset + begin, crc)
 
 
 @dataclass(slots=True)
