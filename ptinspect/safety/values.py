@@ -206,15 +206,17 @@ def conflicting_storages(
     persistent: Sequence[PersistentId | TensorCall],
 ) -> Iterator[tuple[str, int, str]]:
     """Yield (name, offset, reason) of storages with two sizes (CVE-2026-24747: memory behind the
-    smaller one is read), and of views that exceed their storage in `tensor_fastpath`."""
-    sizes: dict[Value, Value] = {}
+    smaller one is read) or types (torch reads all views by the first one), and of views that exceed
+    their storage in `tensor_fastpath`."""
+    seen: dict[Value, tuple[Value, Value]] = {}
     fitting: set[int] = set()  # ids of forms
     for item in persistent:
         key: Value
         numel: Value
+        storage_type: Value
         if isinstance(item, TensorCall):
             form, key, offset = item.form, item.storage_key, item.persistent_id_offset
-            numel = form.numel
+            numel, storage_type = form.numel, form.storage_type
             if id(form) not in fitting:
                 if required_numel(form.storage_offset, form.size, form.stride) > form.numel:
                     yield "tensor", item.offset, EXCEEDS_STORAGE
@@ -224,9 +226,14 @@ def conflicting_storages(
             fields, offset = item.value, item.offset
             if not isinstance(fields, tuple) or len(fields) < 5 or fields[0] != "storage":
                 continue
-            key, numel = fields[2], fields[4]
-        if isinstance(key, str | int) and sizes.setdefault(key, numel) != numel:
+            storage_type, key, numel = fields[1], fields[2], fields[4]
+        if not isinstance(key, str | int):
+            continue
+        first = seen.setdefault(key, (numel, storage_type))
+        if first[0] != numel:
             yield "storage", offset, "a storage is recorded with two sizes"
+        elif first[1] is not storage_type and global_path(first[1]) != global_path(storage_type):
+            yield "storage", offset, "a storage is recorded with two types"
 
 
 # --- sparse and nested tensors ------------------------------------------------------------

@@ -11,6 +11,8 @@ from collections.abc import Callable
 import pytest
 
 import ptinspect
+from tests.safety.corpus.building import torch_records, zipped
+from tests.safety.corpus.sample import calling, named, stream, tuple_of
 
 torch = pytest.importorskip("torch")
 
@@ -153,3 +155,41 @@ def test_sparse_tensors_of_a_subclass_are_checked() -> None:
             return torch._tensor._rebuild_from_type_v2, inner
 
     assert verdict(OfType(), "zip") == "dangerous"
+
+
+def indices_as(kind: str, number: float, first: str | None = None) -> bytes:
+    """A sparse matrix of 1 x 2e9 in a zip. Its indices are of the type `kind`; an earlier tensor
+    may share their storage as the type `first`."""
+    import numpy
+
+    def tensor(storage: str, key: str, numel: int, shape: tuple[int, ...]) -> bytes:
+        fields = tuple_of("storage", named(f"torch.{storage}"), key, "cpu", numel) + b"Q"
+        hooks = calling("collections.OrderedDict")
+        strides = (1,) * len(shape)
+        rest = (0, shape, strides, False, hooks)
+        return calling("torch._utils._rebuild_tensor_v2", fields, *rest)
+
+    layout = calling("torch.serialization._get_layout", "torch.sparse_coo")
+    indices, values = tensor(kind, "0", 2, (2, 1)), tensor("CharStorage", "1", 1, (1,))
+    parts = tuple_of(indices, values, (1, 2_000_000_000))
+    sparse = calling("torch._utils._rebuild_sparse_tensor", layout, parts)
+    others = [tensor(first, "0", 2, (2,))] if first else []
+    raw = numpy.array([0, number], {"Float": "<f4", "Int": "<i4", "Char": "i1"}[kind[:-7]])
+    records = dict(torch_records(stream(*others, sparse)))
+    records |= {"archive/data/0": raw.tobytes(), "archive/data/1": b"\1"}
+    return zipped(records.items())
+
+
+@pytest.mark.parametrize("kind", ["FloatStorage", "CharStorage"])
+def test_indices_that_torch_converts_are_not_clean(kind: str) -> None:
+    """The bits of 1e30 as a float are a small number, and the float itself is a large one."""
+    data = indices_as(kind, 1e30 if kind == "FloatStorage" else 1)
+    assert ptinspect.scan(io.BytesIO(data)).verdict == "unknown"
+
+
+def test_a_storage_of_two_types_is_dangerous() -> None:
+    """torch reads all tensors of a storage as the type that comes first."""
+    assert ptinspect.scan(io.BytesIO(indices_as("IntStorage", 7))).verdict == "clean"
+    data = indices_as("IntStorage", 7, first="FloatStorage")
+    report = ptinspect.scan(io.BytesIO(data))
+    assert (report.verdict, report.findings[0].name) == ("dangerous", "storage")

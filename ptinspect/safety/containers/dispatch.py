@@ -173,8 +173,9 @@ def _leads_outside(tensor: Tensor) -> bool:
     parts = [part for part in tensor.parts.values() if part is not values]
     numbers = []
     for part in parts:
-        data, is_short = memoryview(contiguous(part)), part.dtype and part.dtype.itemsize == 4
-        numbers.append(data.cast("i") if is_short else data.cast("q"))
+        if part.dtype is None or part.dtype.name not in ("int32", "int64"):
+            raise FormatError("indices of another type, which torch converts")
+        numbers.append(memoryview(contiguous(part)).cast(part.dtype.letter or "q"))
     if tensor.layout == "jagged":
         count = values.shape[tensor.shape.index(-1) - 1]
         if count > values.shape[0]:  # the dimension may be set after the call
