@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 from collections import Counter, OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import ptinspect
 from ptinspect.errors import DamagedError, FormatError
+from ptinspect.limits import LIMITS
 from tests.conftest import FIXTURES
 
 FILES = ["seed/model.pth", "seed/checkpoint-6.pt", "pickles/model-2.pkl"]
@@ -90,3 +93,14 @@ def test_what_runs_code_is_dangerous_in_a_damaged_file_too(tmp_path: Path) -> No
     report = ptinspect.scan(file)
     assert report.verdict == "dangerous"
     assert report.steps == ("do not load it",)
+
+
+def test_a_payload_behind_more_findings_than_a_report_lists_is_dangerous() -> None:
+    """Names that end in CR come from a transfer only if all findings are such names."""
+    payload = b"\x80\x04\x8c\x05posix\x8c\x06system\x93\x8c\x04true\x85R."
+    names = b"".join(b"cposix\na%d\r\n0" % number for number in range(9))
+    loaded = b"ctorch.storage\n_load_from_bytes\nC" + bytes([len(payload)]) + payload + b"\x85R0"
+    data = b"\x80\x04" + loaded + names + b"N."
+    report = ptinspect.scan(io.BytesIO(data), limits=replace(LIMITS, reported_items=5))
+    assert report.verdict == "dangerous"
+    assert len(report.findings) == 5
