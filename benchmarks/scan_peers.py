@@ -222,11 +222,11 @@ def installed(environment: Path) -> Iterator[Tool | str]:
 
 def harmless(folder: Path) -> list[Path]:
     """The benign corpus, the fixtures that hold no code of their own, and fetched packages."""
+    from tests.cli.test_convert_advice import ALLOWED
     from tests.corpus.files import FIXTURES, fixtures
     from tests.corpus.packages import MODELS
     from tests.corpus.packages import folder as cache
     from tests.safety.corpus import benign
-    from tests.safety.corpus.test_benign import ALLOWED
 
     places = [(FIXTURES / name, ALLOWED.get(name)) for name in fixtures()]
     fetched = [
