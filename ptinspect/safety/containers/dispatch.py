@@ -175,7 +175,8 @@ def _leads_outside(tensor: Tensor) -> bool:
     for part in parts:
         if part.dtype is None or part.dtype.name not in ("int32", "int64"):
             raise FormatError("indices of another type, which torch converts")
-        numbers.append(memoryview(contiguous(part)).cast(part.dtype.letter or "q"))
+        data = memoryview(contiguous(part))
+        numbers.append(data.cast("i") if part.dtype.itemsize == 4 else data.cast("q"))
     if tensor.layout == "jagged":
         count = values.shape[tensor.shape.index(-1) - 1]
         if count > values.shape[0]:  # the dimension may be set after the call
