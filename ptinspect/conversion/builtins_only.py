@@ -32,7 +32,6 @@ from ptinspect.pickling.pyobjects import (
     dotted,
     function_path,
     global_path,
-    metadata_of,
     object_parts,
     path_step,
 )
@@ -212,7 +211,8 @@ class PlainValues:
         if leaf is not None:
             return leaf
         parts = object_parts(call)
-        path, attributes, items, sequence, data, arguments, is_by_value = parts
+        path, attributes, arguments = parts.path, parts.attributes, parts.arguments
+        items, sequence, data = parts.items, parts.sequence, parts.data
         if data is not None:
             return data or _empty_bytes()
         is_allowed = function_path(call) in _ALLOWED_CALLS and not call.kwargs
@@ -224,7 +224,7 @@ class PlainValues:
         module = module_of(call)
         if module is not None:
             return (yield from self._module(module))
-        if is_by_value or function_path(call) == PARTIAL:
+        if parts.is_by_value or function_path(call) == PARTIAL:
             return UNREPRESENTABLE
         if path.startswith("omegaconf."):
             # Source: `omegaconf.base.Container` and `omegaconf.nodes.ValueNode`.
@@ -233,7 +233,7 @@ class PlainValues:
                     return (yield name, attributes[name])
             return UNREPRESENTABLE
         if items is not None and path == ORDERED_DICT:
-            return (yield from self._ordered_dict(call, items, metadata_of(call)))
+            return (yield from self._ordered_dict(call, items, parts.metadata))
         if items is not None:
             return (yield from self._dict(call, items, {}))
         if sequence is not None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ptinspect.conversion.output.object_graph import UNREPRESENTABLE, ObjectGraph
 from ptinspect.conversion.output.sink import ModificationGuard
-from ptinspect.conversion.plan import Plan, find_models, plan_tensors, plan_torch_file
+from ptinspect.conversion.plan import Plan, find_models
 from ptinspect.conversion.report import excluded_keys_warning, loss_warnings
 from ptinspect.conversion.state_dict import model_part, optimizer_state
 from ptinspect.document import open as open_document
@@ -79,10 +79,12 @@ def plan_checkpoint(
         entries.warnings.append(
             f"--dtype also casts the floating tensors of {OPTIMIZER}, including its step counts"
         )
-    plan = plan_torch_file(options.to, path, entries.items, graph)
-    plan.tensors = plan_tensors(entries.items, graph, document, entries.sources)
-    plan.warnings, plan.dropped, plan.guards = entries.warnings, entries.dropped, guards
-    return plan
+    return Plan(
+        options.to, [graph.output_file(path, entries.items)],
+        graph.planned_tensors(entries.items, document, entries.sources),
+        entries.warnings, entries.dropped, guards,
+        tensor_count=len(graph.tensors), device=options.tensors.device,
+    )  # fmt: skip
 
 
 def _source_entries(document: Document, options: ConvertOptions, graph: ObjectGraph) -> _Entries:
@@ -99,7 +101,7 @@ def _source_entries(document: Document, options: ConvertOptions, graph: ObjectGr
                 hint="extract it with --to state_dict --entry PATH",
             )
         (name,) = model.path
-        key = next(key for key in entries.items if path_step(key) == name)
+        key = next(key for key, item in entries.items.items() if item is model.source)
         entries.items[key] = model.value
         entries.sources = {f"{name}.{new}": f"{name}.{old}" for new, old in model.sources.items()}
         entries.dropped = [f"{name}.{key}" for key in (*model.non_persistent, *model.excluded)]

@@ -10,8 +10,9 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+from ptinspect.conversion.output.pieces import OutputFile
 from ptinspect.conversion.output.torch_zip import MAX_UINT16, ZipWriter
-from ptinspect.conversion.plan import OutputFile, Plan
+from ptinspect.conversion.plan import Plan
 from ptinspect.conversion.safetensors import TensorFormat, encoding_problems, plan_named_tensors
 from ptinspect.dtypes import DTYPES, numpy_code
 from ptinspect.errors import UnsupportedError

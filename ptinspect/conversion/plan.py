@@ -8,15 +8,10 @@ and shapes, are passed over, and a warning names them.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from ptinspect.conversion.options import WRAPPER_PREFIX, ConvertOptions
-from ptinspect.conversion.output.pieces import locate_pieces
-from ptinspect.conversion.output.torch_zip import folder_name, write_torch_zip
-from ptinspect.document.document import by_key
 from ptinspect.document.entries import (
     MAX_LISTED,
     Subtree,
@@ -24,10 +19,8 @@ from ptinspect.document.entries import (
     value_at,
     value_finder,
 )
-from ptinspect.document.modules import module_of
 from ptinspect.document.tensor import Tensor
 from ptinspect.document.tensor_readers import array_tensor
-from ptinspect.document.walk import walk
 from ptinspect.errors import PtInspectError
 from ptinspect.pickling.numpy_objects import as_array
 from ptinspect.pickling.pyobjects import as_mapping, dotted
@@ -35,12 +28,10 @@ from ptinspect.pickling.values import Value, key_value
 from ptinspect.text import join_names
 
 if TYPE_CHECKING:
-    from ptinspect.conversion.output.object_graph import ObjectGraph
-    from ptinspect.conversion.output.pieces import LostValues, Piece
-    from ptinspect.conversion.output.sink import ModificationGuard, Sink
+    from ptinspect.conversion.output.pieces import LostValues, OutputFile, PlannedTensor
+    from ptinspect.conversion.output.sink import ModificationGuard
     from ptinspect.document import Document
     from ptinspect.document.modules import Module
-    from ptinspect.dtypes import DType
     from ptinspect.pickling.machine import Pickled
     from ptinspect.pickling.pyobjects import Path
 
@@ -73,60 +64,6 @@ _KINDS = {
 }
 
 
-class PlannedTensor(NamedTuple):
-    """A tensor of the output: its names there and in SRC, the tensor in SRC, and its dtype in the
-    output (None if it is not dense and written as it was)."""
-
-    key: str
-    source: str
-    tensor: Tensor
-    dtype: DType | None
-
-    @property
-    def is_cast(self) -> bool:
-        """True if its elements change."""
-        return self.dtype is not None and self.dtype is not self.tensor.dtype
-
-    @property
-    def nbytes(self) -> int:
-        """Size in the output."""
-        if self.dtype is None or not self.is_cast:
-            return self.tensor.nbytes
-        return self.tensor.numel * self.dtype.itemsize
-
-    def as_dict(self) -> dict[str, object]:
-        """Return the object that `convert -f json` prints."""
-        tensor, dtype = self.tensor, self.dtype or self.tensor.dtype
-        shape = None if tensor.uninitialized else [None if n < 0 else n for n in tensor.shape]
-        return {
-            "key": self.key,
-            "source": self.source,
-            "dtype": dtype.name if dtype else None,
-            "shape": shape,
-            "nbytes": self.nbytes,
-            "changed": self.is_cast,
-        }
-
-
-@dataclass(slots=True, repr=False, eq=False)
-class OutputFile:
-    """A file of the output: its final name, a function that writes it to a sink, the pickle or
-    header (`head`), and the keys of its storages with their bytes. `copied` and `changed` are the
-    numbers of bytes that are copied as they are, and that are converted from others."""
-
-    path: str
-    write: Callable[[Sink], None]
-    head: bytes
-    records: Sequence[tuple[str, Sequence[Piece]]] = ()
-    copied: int = field(init=False)
-    changed: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        pieces = [piece for _, record in self.records for piece in record]
-        self.changed = sum([piece.length for piece in pieces if piece.changed])
-        self.copied = sum([piece.length for piece in pieces]) - self.changed
-
-
 @dataclass(slots=True, repr=False, eq=False)
 class Plan:
     """What a conversion will do, or has done. `tensors` are those with a key, under each of their
@@ -148,7 +85,7 @@ class Plan:
 
 @dataclass(slots=True, repr=False, eq=False)
 class ModelPart:
-    """The part of a file that becomes a state_dict: its path in SRC and the value that is written.
+    """The part of a file that becomes a state_dict: path and value in SRC, and what is written.
 
     `items` are its entries under their new keys, empty if it is not a mapping by strings;
     `sources` has the old key of each. `excluded` are keys that --include and --exclude drop,
@@ -158,6 +95,7 @@ class ModelPart:
     """
 
     path: Path
+    source: Value
     value: Value
     items: dict[str, Value] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
@@ -172,51 +110,6 @@ class ModelPart:
     def name(self) -> str:
         """The path as `--entry` takes it; "" for the root."""
         return dotted(self.path) if self.path else ""
-
-
-def plan_torch_file(to: str, path: str, root: Value, graph: ObjectGraph) -> Plan:
-    """Return the plan of a file in the format of torch.save, without its tensors. `graph` has
-    collected everything in `root`."""
-    graph.plan()
-    pickle, storages = graph.dump(root)
-    locate_pieces([piece for _, pieces in storages for piece in pieces])
-    folder = folder_name(path)
-    write = partial(write_torch_zip, folder=folder, pickle=pickle, storages=storages)
-    file = OutputFile(path, write, pickle, storages)
-    return Plan(to, [file], tensor_count=len(graph.tensors), device=graph.options.device)
-
-
-def plan_tensors(
-    root: Value,
-    graph: ObjectGraph,
-    document: Document,
-    source_keys: Mapping[str, str] | None = None,
-) -> list[PlannedTensor]:
-    """Return all tensors in a value that `graph` collected and planned. `source_keys` has the keys
-    in SRC by key in the output, where they differ."""
-    dtypes: dict[int, DType | None] = {}
-    has_arrays = document.has_numpy_weights and document.contents.state_dicts and not graph.tensors
-
-    def read(value: Value) -> Tensor | None:
-        tensor, dtype = graph.written_tensor(value)
-        if tensor is None and has_arrays and (tensor := document.weight_of(value)) is not None:
-            dtype = tensor.dtype
-        if tensor is not None:
-            dtypes[id(tensor)] = dtype
-        return tensor
-
-    tensors = by_key(walk(root, read, document.limits).tensors)
-    first_keys: dict[object, str] = {}
-    for key, info in document.tensors.items():
-        first_keys.setdefault(id(info.tensor), key)
-        first_keys.setdefault(info.tensor.view_key, key)
-    planned = []
-    for key, info in tensors.items():
-        tensor = info.tensor
-        source = (source_keys or {}).get(key) or first_keys.get(id(tensor))
-        source = source or first_keys.get(tensor.view_key) or key
-        planned.append(PlannedTensor(key, source, tensor, dtypes[id(tensor)]))
-    return planned
 
 
 # --- the model of a file --------------------------------------------------------------------
@@ -394,7 +287,7 @@ def _model_beside_averages(models: list[Subtree], document: Document) -> Subtree
         ):
             return None
     views = {key: tensor.view_key for key, tensor in tensors.items()}
-    if copies and module_of(model.value) is None:
+    if copies and all(info.root != model.path for info in document.modules):
         return None
     for copy in copies:
         others = _tensors_by_key(copy, document)

@@ -18,14 +18,16 @@ from ptinspect.conversion.options import parse_size
 from ptinspect.conversion.output.object_graph import ObjectGraph
 from ptinspect.conversion.output.pieces import (
     CAST_DTYPES,
+    OutputFile,
     Piece,
+    PlannedTensor,
     SourceRange,
     TensorPiece,
     locate_pieces,
     storage_piece,
 )
 from ptinspect.conversion.output.torch_zip import TensorOptions, check_bounds
-from ptinspect.conversion.plan import ModelPart, OutputFile, Plan, PlannedTensor
+from ptinspect.conversion.plan import ModelPart, Plan
 from ptinspect.conversion.report import loss_warnings
 from ptinspect.conversion.state_dict import model_part
 from ptinspect.document.tensor import Storage

@@ -19,13 +19,11 @@ from typing import TYPE_CHECKING
 
 from ptinspect.conversion.options import TENSORS_ONLY
 from ptinspect.conversion.output.object_graph import ObjectGraph
+from ptinspect.conversion.output.pieces import PlannedTensor
 from ptinspect.conversion.plan import (
     ModelPart,
     Plan,
-    PlannedTensor,
     is_array_state_dict,
-    plan_tensors,
-    plan_torch_file,
     select_model,
 )
 from ptinspect.conversion.report import PROGRAM_DROPPED, loss_warnings
@@ -85,16 +83,19 @@ def plan_state_dict(document: Document, path: str, options: ConvertOptions) -> P
     graph = ObjectGraph(options.tensors)
     model = model_part(document, options, graph)
     graph.collect(model.value, document)
-    plan = plan_torch_file(options.to, path, model.value, graph)
+    plan = Plan(
+        options.to, [graph.output_file(path, model.value)],
+        tensor_count=len(graph.tensors), device=options.tensors.device,
+    )  # fmt: skip
     plan.warnings, plan.dropped = loss_warnings(document, model, options)
     items, sources = model.items.items(), model.sources.values()
     for (key, value), source in zip(items, sources, strict=True):
         tensor, dtype = graph.written_tensor(value)
         if tensor is None or tensor.state:  # there may be tensors inside of it
-            plan.tensors = plan_tensors(model.value, graph, document, model.sources)
+            plan.tensors = graph.planned_tensors(model.value, document, model.sources)
             return plan
         plan.tensors.append(PlannedTensor(key, source, tensor, dtype))
-    plan.tensors = plan.tensors or plan_tensors(model.value, graph, document)
+    plan.tensors = plan.tensors or graph.planned_tensors(model.value, document, {})
     return plan
 
 
@@ -111,10 +112,12 @@ def plan_same(document: Document, path: str, options: ConvertOptions) -> Plan:
         raise UnsupportedError("the file holds several pickles, but torch's zip holds only one")
     graph = ObjectGraph(options.tensors)
     graph.collect(archive.root, document)
-    plan = plan_torch_file(options.to, path, archive.root, graph)
-    plan.tensors = plan_tensors(
-        archive.root, graph, document, {key: key for key in document.tensors}
-    )
+    plan = Plan(
+        options.to, [graph.output_file(path, archive.root)],
+        tensor_count=len(graph.tensors), device=options.tensors.device,
+    )  # fmt: skip
+    keys = {key: key for key in document.tensors}
+    plan.tensors = graph.planned_tensors(archive.root, document, keys)
     if archive.sources:
         plan.warnings.append(
             "dropped: the source code of the classes, which only legacy files hold"
@@ -134,13 +137,13 @@ def model_part(document: Document, options: ConvertOptions, graph: ObjectGraph) 
     module = module_of(value)
     if module is not None:
         state = state_dict_of(module, document, partial(graph.detach, document))
-        model = ModelPart(path, None, module=module, warnings=warnings)
+        model = ModelPart(path, value, None, module=module, warnings=warnings)
         model.non_persistent = state.non_persistent
         model.attributes = _tensor_attributes(path, document)
         _apply_edits(model, state, options.edits, ordered=True)
         return model
     items = as_mapping(value)
-    model = ModelPart(path, value, warnings=warnings)
+    model = ModelPart(path, value, value, warnings=warnings)
     if items is None:
         model.is_single = True
         return model

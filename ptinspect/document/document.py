@@ -21,7 +21,7 @@ from ptinspect.formats.archive import Archive, Finding
 from ptinspect.formats.detect import main_file_of_folder, open_archive, other_models
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.numpy_objects import as_array
-from ptinspect.pickling.pyobjects import Path, as_mapping, as_sequence, bracketed, class_path
+from ptinspect.pickling.pyobjects import Path, as_mapping, as_sequence, class_path
 from ptinspect.pickling.values import Call, Global, Value
 from ptinspect.source.local import open_source
 from ptinspect.text import count_text, join_names, size_text
@@ -133,7 +133,7 @@ class Document:
     @cached_property
     def tensors(self) -> Mapping[str, TensorInfo]:
         """Every tensor, under each of its paths, by key in the file's order."""
-        return by_key(self.contents.tensors)
+        return self.contents.by_key
 
     @property
     def modules(self) -> list[ModuleInfo]:
@@ -250,16 +250,6 @@ def _nested_streams(reader: TensorReader) -> Iterator[Pickled]:
     for nested in reader.nested:
         yield from nested.archive.streams
         yield from _nested_streams(nested)
-
-
-def by_key(tensors: list[TensorInfo]) -> dict[str, TensorInfo]:
-    """Return the tensors by key; if two paths join to one key, the second's is bracketed."""
-    keyed: dict[str, TensorInfo] = {}
-    for info in tensors:
-        if keyed.setdefault(info.key, info) is not info:
-            info.key = bracketed(info.path)
-            keyed[info.key] = info
-    return keyed
 
 
 def kind_of(root: Value, contents: Contents) -> str:

@@ -33,7 +33,6 @@ from ptinspect.pickling.pyobjects import (
     global_path,
     iter_children,
     object_parts,
-    resolve_global,
 )
 from ptinspect.pickling.values import (
     Blob,
@@ -198,13 +197,12 @@ def describe_object(call: Call, parts: ObjectParts) -> Description | None:
     if path in _OBJECT_TEXTS:
         return _PUBLIC_NAMES.get(path, path), _OBJECT_TEXTS[path](call)
     if function_path(call) == GETATTR:  # a nested class or an enum member
-        name = global_path(call)  # None for a method of an object, whose children are visited
-        named = resolve_global(call)  # e.g. a memory format at protocol 2
-        if named is not None:
-            return _describe_global(named)
-        return None if name is None else ("global", name)
+        if parts.named is not None:  # e.g. a memory format at protocol 2
+            return _describe_global(parts.named)
+        # There is no name for a method of an object, whose children are visited.
+        return None if parts.name is None else ("global", parts.name)
     if parts.is_by_value:
-        return "code", global_path(call)
+        return "code", parts.name
     # Containers of simple values, and classes called with them, such as `Color(1)`.
     kind = path.removeprefix("builtins.")
     if parts.sequence is not None and not parts.attributes:

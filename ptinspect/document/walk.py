@@ -25,6 +25,7 @@ from ptinspect.pickling.pyobjects import (
     Path,
     as_mapping,
     attributes_of,
+    bracketed,
     class_path,
     dotted,
     function_path,
@@ -56,6 +57,16 @@ class Contents:
     optimizers: list[Optimizer] = field(default_factory=list)
     entries: list[Entry] = field(default_factory=list)
     warnings: list[DocumentWarning] = field(default_factory=list)
+
+    @property
+    def by_key(self) -> dict[str, TensorInfo]:
+        """The tensors by key; if two paths join to one key, the second's is bracketed."""
+        keyed: dict[str, TensorInfo] = {}
+        for info in self.tensors:
+            if keyed.setdefault(info.key, info) is not info:
+                info.key = bracketed(info.path)
+                keyed[info.key] = info
+        return keyed
 
     def append_root(self, more: Contents) -> None:
         """Add the results of another root."""

@@ -110,9 +110,8 @@ def resolve_global(value: Value, max_depth: int = 8) -> Global | None:
     base, names = split_getattr(value, max_depth)
     if not isinstance(base, Global) or not isinstance(value, Call):
         return None
-    if not all(name.isidentifier() for name in names):
-        return None
-    return Global(base.module, ".".join([base.name, *names]), value.offset)
+    is_name = all(name.isidentifier() for name in names)
+    return Global(base.module, ".".join([base.name, *names]), value.offset) if is_name else None
 
 
 def legacy_class(value: PersistentId) -> Value:
@@ -129,12 +128,9 @@ def legacy_class(value: PersistentId) -> Value:
 
 def is_pickled_by_value(value: Value) -> bool:
     """Return True if a class or function comes as code inside the pickle (cloudpickle, dill)."""
-    path = function_path(value) if isinstance(value, Call) else None
-    return (
-        path is not None
-        and path.partition(".")[0] in ("cloudpickle", "dill")
-        and path != "cloudpickle.cloudpickle.subimport"
-    )
+    path = (function_path(value) if isinstance(value, Call) else None) or ""
+    is_of_package = path.partition(".")[0] in ("cloudpickle", "dill")
+    return is_of_package and path != "cloudpickle.cloudpickle.subimport"
 
 
 def _class_by_value(call: Call) -> tuple[str, str] | None:
@@ -318,10 +314,14 @@ def metadata_of(value: Value) -> dict[str, Value] | None:
 
 
 class ObjectParts(NamedTuple):
-    """What the functions above and `class_path` find in one object: None for what it is not."""
+    """What the functions of this module find in one object: None for what it is not. `path` is that
+    of its class, `name` and `named` the class or function that it stands for itself."""
 
     path: str
+    name: str | None
+    named: Global | None
     attributes: dict[Value, Value]
+    metadata: dict[str, Value] | None
     items: dict[Value, Value] | None
     sequence: list[Value] | tuple[Value, ...] | None
     data: bytes | None
@@ -331,8 +331,9 @@ class ObjectParts(NamedTuple):
 
 def object_parts(call: Call) -> ObjectParts:
     return ObjectParts(
-        class_path(call) or "", attributes_of(call), as_mapping(call), as_sequence(call),
-        as_bytes(call), constructor_arguments(call), is_pickled_by_value(call),
+        class_path(call) or "", global_path(call), resolve_global(call), attributes_of(call),
+        metadata_of(call), as_mapping(call), as_sequence(call), as_bytes(call),
+        constructor_arguments(call), is_pickled_by_value(call),
     )  # fmt: skip
 
 

@@ -14,9 +14,9 @@ from ptinspect.atomic_file import atomic_outputs, check_destination, check_disk_
 from ptinspect.conversion.builtins_only import PlainValues
 from ptinspect.conversion.options import ConvertOptions, KeyEdits
 from ptinspect.conversion.output.object_graph import UNREPRESENTABLE, ObjectGraph
+from ptinspect.conversion.output.pieces import OutputFile
 from ptinspect.conversion.output.sink import ByteCounter, ModificationGuard, Sink
 from ptinspect.conversion.output.torch_zip import TensorOptions
-from ptinspect.conversion.plan import OutputFile, plan_torch_file
 from ptinspect.conversion.safetensors import plan_safetensors
 from ptinspect.document.document import Document
 from ptinspect.document.tensor import InlineStorage
@@ -318,7 +318,7 @@ def _planned(
     if root is UNREPRESENTABLE:
         raise UnsupportedError("its root is an object that a bare torch.load refuses")
     graph.collect(root, document)
-    plan = plan_torch_file("checkpoint", target, root, graph)
+    file = graph.output_file(target, root)
     lost_tensors = {  # a module's state_dict joins the rest of the path
         dotted((*info.path[:length], ".".join(map(str, info.path[length:]))))
         for info in document.tensors.values()
@@ -327,4 +327,4 @@ def _planned(
     }
     lost_tensors |= {dotted(i.path) for i in document.tensors.values() if not is_saved(i.tensor)}
     dropped = [path for path in values.dropped if path not in lost_tensors]
-    return plan.files[0], graph.tensors, dropped
+    return file, graph.tensors, dropped

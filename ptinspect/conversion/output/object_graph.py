@@ -11,13 +11,23 @@ Sources: `torch._tensor.Tensor._reduce_ex_internal` for the calls and their argu
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
-from ptinspect.conversion.output.torch_zip import OutputStorage, StorageLayout, TensorOptions
+from ptinspect.conversion.output.pieces import OutputFile, PlannedTensor, locate_pieces
+from ptinspect.conversion.output.torch_zip import (
+    OutputStorage,
+    StorageLayout,
+    TensorOptions,
+    folder_name,
+    write_torch_zip,
+)
 from ptinspect.document.tensor import Tensor
 from ptinspect.document.tensors import REBUILD_FROM_TYPE, REBUILD_PARAMETERS
+from ptinspect.document.walk import walk
 from ptinspect.dtypes import DTYPES, STORAGE_ITEMSIZE, is_untyped
 from ptinspect.errors import UnsupportedError
 from ptinspect.formats.safetensors import ordered_dict
@@ -97,7 +107,7 @@ UNREPRESENTABLE = object()
 
 
 class ObjectGraph:
-    """The values of one output: `collect` each part, call `plan`, then `dump`. `tensors` are the
+    """The values of one output: `collect` each part, then call `output_file`. `tensors` are the
     dense ones that were collected. `is_saved` is False for tensors that are lost."""
 
     def __init__(
@@ -181,11 +191,7 @@ class ObjectGraph:
         if tensor is None or tensor.uninitialized or not isinstance(inner, Call | PersistentId):
             return value
         if tensor.storage is None or tensor.stride is None or tensor.subclass:
-            if not isinstance(inner, Call):
-                return inner
-            call = Call(inner.func, inner.args, inner.opcode, 0)
-            call.changes = inner.changes
-            return call
+            return copy(inner) if isinstance(inner, Call) else inner
         detached = copy(tensor)
         detached.requires_grad = detached.parameter = False
         detached.state = {}
@@ -218,15 +224,49 @@ class ObjectGraph:
         tensor = document.tensor_of(value) if document else None
         return tensor or dense, placement.dtype if placement else None
 
-    def plan(self) -> None:
-        """Lay out the storages, after everything was collected."""
-        self._layout.plan()
-
     def dump(self, root: Value) -> tuple[bytes, list[tuple[str, Sequence[Piece]]]]:
         """Return the pickle of `root`, and key and pieces of its storages in order."""
         self._written = []
         pickle = PickleWriter(self._replacement, self._persistent_id).dump(root)
         return pickle, [(storage.key or "", storage.pieces) for storage in self._written]
+
+    def output_file(self, path: str, root: Value) -> OutputFile:
+        """Lay out what was collected and return a file of torch.save with `root`."""
+        self._layout.plan()
+        pickle, storages = self.dump(root)
+        locate_pieces([piece for _, pieces in storages for piece in pieces])
+        folder = folder_name(path)
+        write = partial(write_torch_zip, folder=folder, pickle=pickle, storages=storages)
+        return OutputFile(path, write, pickle, storages)
+
+    def planned_tensors(
+        self, root: Value, document: Document, source_keys: Mapping[str, str]
+    ) -> list[PlannedTensor]:
+        """Return all tensors in a value that is laid out. `source_keys` has the keys in SRC by key
+        in the output, where they differ."""
+        dtypes: dict[int, DType | None] = {}
+        has_arrays = document.has_numpy_weights and document.contents.state_dicts
+        weight_of = document.weight_of if has_arrays and not self.tensors else None
+
+        def read(value: Value) -> Tensor | None:
+            tensor, dtype = self.written_tensor(value)
+            if tensor is None and weight_of and (tensor := weight_of(value)) is not None:
+                dtype = tensor.dtype
+            if tensor is not None:
+                dtypes[id(tensor)] = dtype
+            return tensor
+
+        first_keys: dict[object, str] = {}
+        for key, info in document.tensors.items():
+            first_keys.setdefault(id(info.tensor), key)
+            first_keys.setdefault(info.tensor.view_key, key)
+        planned = []
+        for key, info in walk(root, read, document.limits).by_key.items():
+            tensor = info.tensor
+            source = source_keys.get(key) or first_keys.get(id(tensor))
+            source = source or first_keys.get(tensor.view_key) or key
+            planned.append(PlannedTensor(key, source, tensor, dtypes[id(tensor)]))
+        return planned
 
     # --- collecting -----------------------------------------------------------------------
 

@@ -10,15 +10,16 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from math import isinf
 from operator import attrgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from zlib import crc32
 
 from ptinspect.document.elements import iter_contiguous, numpy_type, swap_bytes, whole_elements
 from ptinspect.dtypes import DTYPES, DType
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from ptinspect.conversion.output.sink import Sink
     from ptinspect.document.tensor import Storage, Tensor
     from ptinspect.formats.archive import FileRange
 
@@ -108,6 +109,60 @@ def locate_pieces(pieces: Iterable[Piece]) -> None:
             if begin or length != piece.stop:
                 crc = None
             piece.located = (None, 0, crc) if offset is None else (descriptor, offset + begin, crc)
+
+
+class PlannedTensor(NamedTuple):
+    """A tensor of the output: its names there and in SRC, the tensor in SRC, and its dtype in the
+    output (None if it is not dense and written as it was)."""
+
+    key: str
+    source: str
+    tensor: Tensor
+    dtype: DType | None
+
+    @property
+    def is_cast(self) -> bool:
+        """True if its elements change."""
+        return self.dtype is not None and self.dtype is not self.tensor.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Size in the output."""
+        if self.dtype is None or not self.is_cast:
+            return self.tensor.nbytes
+        return self.tensor.numel * self.dtype.itemsize
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the object that `convert -f json` prints."""
+        tensor, dtype = self.tensor, self.dtype or self.tensor.dtype
+        shape = None if tensor.uninitialized else [None if n < 0 else n for n in tensor.shape]
+        return {
+            "key": self.key,
+            "source": self.source,
+            "dtype": dtype.name if dtype else None,
+            "shape": shape,
+            "nbytes": self.nbytes,
+            "changed": self.is_cast,
+        }
+
+
+@dataclass(slots=True, repr=False, eq=False)
+class OutputFile:
+    """A file of the output: its final name, a function that writes it to a sink, the pickle or
+    header (`head`), and the keys of its storages with their bytes. `copied` and `changed` are the
+    numbers of bytes that are copied as they are, and that are converted from others."""
+
+    path: str
+    write: Callable[[Sink], None]
+    head: bytes
+    records: Sequence[tuple[str, Sequence[Piece]]] = ()
+    copied: int = field(init=False)
+    changed: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        pieces = [piece for _, record in self.records for piece in record]
+        self.changed = sum([piece.length for piece in pieces if piece.changed])
+        self.copied = sum([piece.length for piece in pieces]) - self.changed
 
 
 @dataclass(slots=True)
