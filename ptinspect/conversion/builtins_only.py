@@ -264,18 +264,16 @@ class PlainValues:
             storage, shape = reference.storage, (reference.numel,)
             flat = Tensor(reference.dtype, shape, (1,), 0, storage, storage.location, False, 0)
             return self._graph.add_new(flat)
-        scalar = as_scalar(call)
+        array, code, scalar = as_array(call), dtype_code(call), as_scalar(call)
         if scalar is not None:
             number = scalar[1]
             if isinstance(number, complex):
                 return Call(_COMPLEX, (number.real, number.imag), "REDUCE", 0)
             return UNREPRESENTABLE if number is None else number
-        code = dtype_code(call)
         if code is not None:
             return numpy_name(code)
-        array = as_array(call)
         if array is not None:
-            tensor = array_tensor(call, self.document.archive)
+            tensor = array_tensor(array, self.document.archive)
             if tensor is not None:
                 return self._graph.add_new(tensor)
             items, is_flat = array.data, array.name == "object" and len(array.shape) <= 1

@@ -90,6 +90,8 @@ def plan_checkpoint(
 def _source_entries(document: Document, options: ConvertOptions, graph: ObjectGraph) -> _Entries:
     """Return the entries that come from SRC: all of a checkpoint, with the keys of its model
     edited, or one for the model of another file."""
+    if options.plain and document.kind not in ("module", "state_dict", "checkpoint"):
+        return _Entries(_object_items(document, options))
     if document.kind == "checkpoint" and options.part is None:
         entries = _Entries({**document.items})
         if not any(options.edits):
@@ -107,8 +109,6 @@ def _source_entries(document: Document, options: ConvertOptions, graph: ObjectGr
         entries.dropped = [f"{name}.{key}" for key in (*model.non_persistent, *model.excluded)]
         entries.warnings = [*model.warnings, *excluded_keys_warning(model.excluded)]
         return entries
-    if options.plain and document.kind not in ("module", "state_dict", "checkpoint"):
-        return _Entries(_object_items(document, options))
     model = model_part(document, options, graph)
     sources = {f"{STATE_DICT}.{new}": old for new, old in model.sources.items()}
     warnings, dropped = loss_warnings(document, model, options)

@@ -28,12 +28,10 @@ from ptinspect.conversion.plan import (
 )
 from ptinspect.conversion.report import PROGRAM_DROPPED, loss_warnings
 from ptinspect.document.modules import BUFFERS, PACKED_OBJECTS, PARAMETERS, Module, module_of
-from ptinspect.document.tensor import InlineStorage, Tensor
 from ptinspect.document.tensor_readers import array_tensor
-from ptinspect.dtypes import DTYPES
 from ptinspect.errors import LimitError, PtInspectError, UnsupportedError
 from ptinspect.formats.safetensors import ordered_dict
-from ptinspect.pickling.numpy_objects import as_scalar
+from ptinspect.pickling.numpy_objects import Array, as_scalar
 from ptinspect.pickling.pyobjects import (
     as_mapping,
     dotted,
@@ -50,7 +48,6 @@ if TYPE_CHECKING:
 
     from ptinspect.conversion.options import ConvertOptions, KeyEdits
     from ptinspect.document import Document
-    from ptinspect.formats.archive import Archive
     from ptinspect.pickling.pyobjects import Path
 
 _NORMS = tuple(f"{kind}Norm{n}d" for kind in ("Batch", "Instance") for n in (1, 2, 3))
@@ -284,7 +281,7 @@ def state_dict_of(
                     state.non_persistent.append(prefix + name)
                 elif value is not None:
                     state.items[prefix + name] = detach(value)
-        for name, value in _quantized_items(current, document.archive, detach):
+        for name, value in _quantized_items(current, detach):
             state.items[prefix + name] = value
         children = [(f"{prefix}{name}.", child) for name, child in current.children()]
         pending += reversed(children)
@@ -332,9 +329,7 @@ def optimizer_state(document: Document) -> Value:
     return optimizers[0].state_dict()
 
 
-def _quantized_items(
-    module: Module, archive: Archive, detach: Callable[[Value], Value]
-) -> list[tuple[str, Value]]:
+def _quantized_items(module: Module, detach: Callable[[Value], Value]) -> list[tuple[str, Value]]:
     """Return what the quantized classes add to parameters and buffers."""
     path, name, attributes = module.class_path, module.class_name, module.attributes
     if path.endswith(("observer.HistogramObserver", ".FakeQuantize")):
@@ -349,13 +344,10 @@ def _quantized_items(
     scale_items: list[tuple[str, Value]] = []
     scale, zero_point = attributes.get("scale"), attributes.get("zero_point")
     if isinstance(scale, float) and isinstance(zero_point, int):
-        for key, dtype, data in (
-            ("scale", "float32", pack("<f", scale)),
-            ("zero_point", "int64", pack("<q", zero_point)),
-        ):
-            storage = InlineStorage(archive, data, "cpu")
-            scalar = Tensor(DTYPES[dtype], (), (), 0, storage, "cpu", False, 0)
-            scale_items.append((key, detach(scalar)))
+        scale_items = [
+            ("scale", detach(Array("<f4", (), (), pack("<f", scale)))),
+            ("zero_point", detach(Array("<i8", (), (), pack("<q", zero_point)))),
+        ]
     parts = list(packed_parameters(attributes))
     if name == "LinearPackedParams" and len(parts) >= 2:
         weight = None if parts[0] is None else detach(parts[0])

@@ -125,7 +125,7 @@ def describe(value: Value) -> Description | None:
     if isinstance(value, dict):
         return None if value else ("dict", {"length": 0, "head": []})
     if isinstance(value, Global):
-        return _describe_global(value)
+        return _describe_global(value.module, value.name)
     if isinstance(value, Call):
         return _describe_call(value)
     if isinstance(value, PersistentId):
@@ -162,15 +162,16 @@ def _describe_items(kind: str, items: list[Value] | tuple[Value, ...]) -> Descri
 _MEMORY_FORMATS = ("contiguous_format", "preserve_format", "channels_last", "channels_last_3d")
 
 
-def _describe_global(value: Global) -> Description:
-    if value.module.split(".", 1)[0] == "torch":
+def _describe_global(module: str, name: str) -> Description:
+    if module.split(".", 1)[0] == "torch":
         # A memory format is written as `torch._utils torch.channels_last`.
-        name = value.name.removeprefix("torch.")
-        if dtype_by_name(name):
-            return "torch.dtype", f"torch.{name}"
-        if name in QSCHEMES or name in _MEMORY_FORMATS:
-            return f"torch.{'qscheme' if name in QSCHEMES else 'memory_format'}", f"torch.{name}"
-    return "global", value.path
+        short_name = name.removeprefix("torch.")
+        if dtype_by_name(short_name):
+            return "torch.dtype", f"torch.{short_name}"
+        if short_name in QSCHEMES or short_name in _MEMORY_FORMATS:
+            kind = "qscheme" if short_name in QSCHEMES else "memory_format"
+            return f"torch.{kind}", f"torch.{short_name}"
+    return "global", f"{module}.{name}"
 
 
 def _describe_call(call: Call) -> Description | None:
@@ -197,12 +198,10 @@ def describe_object(call: Call, parts: ObjectParts) -> Description | None:
     if path in _OBJECT_TEXTS:
         return _PUBLIC_NAMES.get(path, path), _OBJECT_TEXTS[path](call)
     if function_path(call) == GETATTR:  # a nested class or an enum member
-        if parts.named is not None:  # e.g. a memory format at protocol 2
-            return _describe_global(parts.named)
         # There is no name for a method of an object, whose children are visited.
-        return None if parts.name is None else ("global", parts.name)
+        return None if parts.name is None else _describe_global(*parts.name)
     if parts.is_by_value:
-        return "code", parts.name
+        return "code", ".".join(parts.name) if parts.name else None
     # Containers of simple values, and classes called with them, such as `Color(1)`.
     kind = path.removeprefix("builtins.")
     if parts.sequence is not None and not parts.attributes:

@@ -17,9 +17,8 @@ from ptinspect.document.elements import swap_bytes
 from ptinspect.document.tensor import InlineStorage, Storage, Tensor
 from ptinspect.dtypes import DTYPES, DType, dtype_by_name, dtype_of_class
 from ptinspect.errors import DamagedError, LimitError, Place
-from ptinspect.pickling.numpy_objects import as_array, scalar_as_array
+from ptinspect.pickling.numpy_objects import Array, as_array, scalar_as_array
 from ptinspect.pickling.pyobjects import (
-    as_bytes,
     as_mapping,
     as_sequence,
     function_path,
@@ -335,15 +334,15 @@ def _on_device(reader: Resolver, call: Call) -> Tensor | None:
 def array_tensor(value: Value, archive: Archive) -> Tensor | None:
     """Return the tensor with the elements of a NumPy array, or of a scalar; None for all other
     values, and for a dtype that torch does not have."""
-    array = as_array(value) or scalar_as_array(value)
+    array = value if isinstance(value, Array) else as_array(value) or scalar_as_array(value)
     dtype = DTYPES.get(array.name) if array else None
     if array is None or dtype is None:
         return None
-    data = array.data
-    if not isinstance(data, Blob) and as_bytes(data) is None:
+    data, content = array.data, array.content
+    if content is None:
         return None
     if dtype.swap > 1 and (array.dtype[0] == ">") != (archive.byteorder == "big"):
-        content = data.read() if isinstance(data, Blob) else as_bytes(data) or b""
+        content = content.read() if isinstance(content, Blob) else content
         data = swap_bytes(content, dtype.swap)
     storage = InlineStorage(archive, data, "cpu")
     return Tensor(dtype, array.shape, array.stride, 0, storage, "cpu", False, 0)

@@ -19,7 +19,7 @@ from ptinspect.pickling.pyobjects import (
     function_path,
     resolve_global,
 )
-from ptinspect.pickling.values import Call, Global, Value
+from ptinspect.pickling.values import Blob, Call, Global, Value
 
 MAX_DIMS = 64
 """Dimensions of a tensor, and of an array since numpy 2 (32 before). Both refuse more."""
@@ -40,6 +40,11 @@ class Array(NamedTuple):
     def name(self) -> str:
         """The dtype as numpy prints it, e.g. `float32`."""
         return numpy_name(self.dtype)
+
+    @property
+    def content(self) -> Blob | bytes | None:
+        """Its bytes; None for objects."""
+        return self.data if isinstance(self.data, Blob) else as_bytes(self.data)
 
 
 def _numpy_function(value: Value) -> str:

@@ -315,11 +315,10 @@ def metadata_of(value: Value) -> dict[str, Value] | None:
 
 class ObjectParts(NamedTuple):
     """What the functions of this module find in one object: None for what it is not. `path` is that
-    of its class, `name` and `named` the class or function that it stands for itself."""
+    of its class, `name` that of the class or function that it stands for itself."""
 
     path: str
-    name: str | None
-    named: Global | None
+    name: tuple[str, str] | None
     attributes: dict[Value, Value]
     metadata: dict[str, Value] | None
     items: dict[Value, Value] | None
@@ -331,9 +330,9 @@ class ObjectParts(NamedTuple):
 
 def object_parts(call: Call) -> ObjectParts:
     return ObjectParts(
-        class_path(call) or "", global_path(call), resolve_global(call), attributes_of(call),
-        metadata_of(call), as_mapping(call), as_sequence(call), as_bytes(call),
-        constructor_arguments(call), is_pickled_by_value(call),
+        class_path(call) or "", global_name(call), attributes_of(call), metadata_of(call),
+        as_mapping(call), as_sequence(call), as_bytes(call), constructor_arguments(call),
+        is_pickled_by_value(call),
     )  # fmt: skip
 
 

@@ -26,12 +26,13 @@ from ptinspect.conversion.output.torch_zip import (
     write_torch_zip,
 )
 from ptinspect.document.tensor import Tensor
+from ptinspect.document.tensor_readers import array_tensor
 from ptinspect.document.tensors import REBUILD_FROM_TYPE, REBUILD_PARAMETERS
 from ptinspect.document.walk import walk
 from ptinspect.dtypes import DTYPES, STORAGE_ITEMSIZE, is_untyped
 from ptinspect.errors import UnsupportedError
 from ptinspect.formats.safetensors import ordered_dict
-from ptinspect.pickling.numpy_objects import contiguous_strides
+from ptinspect.pickling.numpy_objects import Array, contiguous_strides
 from ptinspect.pickling.pyobjects import ORDERED_DICT, function_path
 from ptinspect.pickling.values import (
     Call,
@@ -197,10 +198,10 @@ class ObjectGraph:
         detached.state = {}
         return self.add_new(detached, _quantizer(inner, tensor))
 
-    def detach(self, document: Document, value: Value | Tensor) -> Value:
-        """Return the value for a tensor that is new, or that a value of `document` is."""
-        if isinstance(value, Tensor):
-            return self.add_new(value)
+    def detach(self, document: Document, value: Value) -> Value:
+        """Return the value for a tensor of `document`, or for one with the elements of an array."""
+        if isinstance(value, Array) and (tensor := array_tensor(value, document.archive)):
+            return self.add_new(tensor)
         return self.add_detached(value, document.tensor_of(value))
 
     def __contains__(self, value: object) -> bool:
