@@ -18,11 +18,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from ptinspect.conversion.output.object_graph import REBUILD_PARAMETER, UNREPRESENTABLE
 from ptinspect.conversion.state_dict import state_dict_of
 from ptinspect.document.entries import describe, describe_object, is_simple
-from ptinspect.document.modules import Module, module_of
 from ptinspect.document.tensor import Tensor
 from ptinspect.document.tensor_readers import array_tensor
 from ptinspect.dtypes import numpy_name
-from ptinspect.errors import UnsupportedError
+from ptinspect.errors import PtInspectError, UnsupportedError
 from ptinspect.formats.safetensors import ordered_dict
 from ptinspect.pickling.numpy_objects import as_array, as_scalar, dtype_code
 from ptinspect.pickling.pyobjects import (
@@ -48,6 +47,7 @@ from ptinspect.pickling.values import (
     key_value,
 )
 from ptinspect.safety.policy import WEIGHTS_ONLY_NAMES
+from ptinspect.text import join_names
 
 if TYPE_CHECKING:
     from ptinspect.conversion.output.object_graph import ObjectGraph
@@ -221,9 +221,15 @@ class PlainValues:
         optimizer = self._optimizers.get(id(call))
         if optimizer is not None and optimizer is not call:
             return (yield "state_dict", optimizer)
-        module = module_of(call)
-        if module is not None:
-            return (yield from self._module(module))
+        try:
+            detach = partial(self._graph.detach, self.document)
+            state = state_dict_of(call, self.document, detach)
+        except UnsupportedError:
+            return UNREPRESENTABLE
+        if state is not None:
+            metadata = None if state.metadata is None else ordered_dict(state.metadata.items())
+            members: dict[Value, Value] = dict(state.items.items())
+            return (yield from self._ordered_dict(call, members, metadata))
         if parts.is_by_value or function_path(call) == PARTIAL:
             return UNREPRESENTABLE
         if path.startswith("omegaconf."):
@@ -303,15 +309,28 @@ class PlainValues:
         args: tuple[Value, ...] = (value, tensor.requires_grad, ordered_dict())
         return Call(REBUILD_PARAMETER, args, "REDUCE", 0)
 
-    def _module(self, module: Module) -> Steps:
-        try:
-            detach = partial(self._graph.detach, self.document)
-            state = state_dict_of(module, self.document, detach)
-        except UnsupportedError:
-            return UNREPRESENTABLE
-        metadata = None if state.metadata is None else ordered_dict(state.metadata.items())
-        items: dict[Value, Value] = dict(state.items.items())
-        return (yield from self._ordered_dict(module.call, items, metadata))
+
+def plain_items(
+    items: dict[Value, Value], document: Document, graph: ObjectGraph
+) -> tuple[dict[Value, Value], list[str], list[str]]:
+    """Return the items with plain keys and values, the paths of what has no plain form, and a
+    warning about them. PtInspectError if nothing is left."""
+    plain = PlainValues(document, graph)
+    converted: dict[Value, Value] = {}
+    for key, value in items.items():
+        new_key = plain_key(key)
+        if new_key is UNREPRESENTABLE or new_key in converted:
+            plain.dropped.append(str(path_step(key)))
+        else:
+            converted[new_key] = plain.convert(value, str(path_step(key)))
+    converted = {k: item for k, item in converted.items() if item is not UNREPRESENTABLE}
+    if not converted:
+        raise PtInspectError(
+            "no value of the file has a plain form", hint="--to same keeps the objects"
+        )
+    names = join_names(plain.dropped)
+    warnings = [f"dropped: {names} (no plain form)"] if plain.dropped else []
+    return converted, plain.dropped, warnings
 
 
 def plain_key(key: Value) -> Value:

@@ -11,14 +11,15 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ptinspect.conversion.output.object_graph import UNREPRESENTABLE, ObjectGraph
+from ptinspect.conversion.builtins_only import plain_items
+from ptinspect.conversion.output.object_graph import ObjectGraph
 from ptinspect.conversion.output.sink import ModificationGuard
 from ptinspect.conversion.plan import Plan, find_models
 from ptinspect.conversion.report import excluded_keys_warning, loss_warnings
 from ptinspect.conversion.state_dict import model_part, optimizer_state
 from ptinspect.document import open as open_document
 from ptinspect.errors import PtInspectError, add_error_path
-from ptinspect.pickling.pyobjects import as_mapping, attributes_of, path_step
+from ptinspect.pickling.pyobjects import as_mapping, attributes_of
 from ptinspect.pickling.values import Call, Value, key_value
 from ptinspect.text import join_names
 
@@ -60,18 +61,20 @@ def plan_checkpoint(
     if replaced:
         entries.warnings.append(f"replaced by --set and --optimizer: {join_names(replaced)}")
     if options.plain:
-        _make_plain(entries, document, graph)
+        entries.items, dropped, warnings = plain_items(entries.items, document, graph)
+        entries.dropped += dropped
+        entries.warnings += warnings
     graph.collect({**entries.items}, document)
     if options.optimizer is not None:
         other = open_files.enter_context(open_document(options.optimizer, limits=document.limits))
         with add_error_path(options.optimizer):
-            state = _Entries({OPTIMIZER: optimizer_state(other)})
+            state: dict[Value, Value] = {OPTIMIZER: optimizer_state(other)}
             if options.plain:
-                _make_plain(state, other, graph)
-            graph.collect(state.items[OPTIMIZER], other)
-        entries.items |= state.items
-        entries.warnings += state.warnings
-        entries.dropped += state.dropped
+                state, dropped, warnings = plain_items(state, other, graph)
+                entries.dropped += dropped
+                entries.warnings += warnings
+            graph.collect(state[OPTIMIZER], other)
+        entries.items |= state
         guards += ModificationGuard.of_archive(other.archive)
     for name, value in options.set.items():
         entries.items[name] = value
@@ -129,25 +132,3 @@ def _object_items(document: Document, options: ConvertOptions) -> dict[Value, Va
     if items and all(isinstance(key_value(key), str) for key in items):
         return {str(key_value(key)): item for key, item in items.items()}
     return {"value": value}
-
-
-def _make_plain(entries: _Entries, document: Document, graph: ObjectGraph) -> None:
-    """Replace the entries by plain values, and drop those that have no plain form."""
-    from ptinspect.conversion.builtins_only import PlainValues, plain_key
-
-    plain = PlainValues(document, graph)
-    items: dict[Value, Value] = {}
-    for key, value in entries.items.items():
-        new_key = plain_key(key)
-        if new_key is UNREPRESENTABLE or new_key in items:
-            plain.dropped.append(str(path_step(key)))
-        else:
-            items[new_key] = plain.convert(value, str(path_step(key)))
-    entries.items = {k: item for k, item in items.items() if item is not UNREPRESENTABLE}
-    if plain.dropped:
-        entries.dropped += plain.dropped
-        entries.warnings.append(f"dropped: {join_names(plain.dropped)} (no plain form)")
-    if not entries.items:
-        raise PtInspectError(
-            "no value of the file has a plain form", hint="--to same keeps the objects"
-        )

@@ -131,14 +131,12 @@ def select_model(document: Document, options: ConvertOptions) -> tuple[Subtree, 
         return models[0], []
     model = _model_beside_averages(models, document)
     if model is not None:
-        others = join_names(dotted(other.path) for other in models if other is not model)
+        others = join_names(other.name for other in models if other is not model)
         return model, [
-            f"converted {dotted(model.path)}, not {others} (the same keys and shapes);"
+            f"converted {model.name}, not {others} (the same keys and shapes);"
             " --entry PATH chooses another one"
         ]
-    commands = [
-        replace(options, entry=dotted(model.path)).command() for model in models[:MAX_LISTED]
-    ]
+    commands = [replace(options, entry=model.name).command() for model in models[:MAX_LISTED]]
     commands.append(options.command("--all-entries"))
     raise several_entries_error("model", [model.path for model in models], "\n".join(commands))
 
@@ -163,7 +161,8 @@ def model_candidates(document: Document) -> list[Subtree]:
         if as_mapping(value) is not None:
             return [Subtree(only, value)]
         values = () if document.optimizers else (items or {}).values()
-        has_arrays = any(array_tensor(item, document.archive) is not None for item in values)
+        arrays = (as_array(item, scalars=True) for item in values)
+        has_arrays = any(array_tensor(array, document.archive) for array in arrays)
         return [root] if not items or document.kind == "tensors" or has_arrays else []
     if has_names and len(models) == 1 and _is_minor_part(models[0].path, document):
         return [root]

@@ -28,17 +28,16 @@ from ptinspect.conversion.plan import (
 )
 from ptinspect.conversion.report import PROGRAM_DROPPED, loss_warnings
 from ptinspect.document.modules import BUFFERS, PACKED_OBJECTS, PARAMETERS, Module, module_of
-from ptinspect.document.tensor_readers import array_tensor
 from ptinspect.errors import LimitError, PtInspectError, UnsupportedError
 from ptinspect.formats.safetensors import ordered_dict
-from ptinspect.pickling.numpy_objects import Array, as_scalar
+from ptinspect.pickling.numpy_objects import Array, as_array, as_scalar
 from ptinspect.pickling.pyobjects import (
     as_mapping,
     dotted,
     metadata_of,
     path_step,
 )
-from ptinspect.pickling.values import Call, Value, key_value
+from ptinspect.pickling.values import Value, key_value
 from ptinspect.text import count_text, join_names
 from ptinspect.torchnn.attributes import NORM_BUFFERS, packed_parameters
 from ptinspect.torchnn.classes import candidates
@@ -68,11 +67,12 @@ _DYNAMIC_VERSIONS = {"Linear": 4, "LinearReLU": 4, "GRU": 2, "LSTM": 2}
 @dataclass(slots=True, repr=False, eq=False)
 class StateDict:
     """A state_dict: its items in torch's order, the entries of its `_metadata` by module name if it
-    has one, and the keys of buffers that state_dict() leaves out."""
+    has one, the keys of buffers that state_dict() leaves out, and the module if it is one's."""
 
     items: dict[str, Value]
     metadata: dict[str, Value] | None
     non_persistent: list[str] = field(default_factory=list)
+    module: Module | None = None
 
 
 def plan_state_dict(document: Document, path: str, options: ConvertOptions) -> Plan:
@@ -131,10 +131,10 @@ def model_part(document: Document, options: ConvertOptions, graph: ObjectGraph) 
     safetensors and npz, get dotted keys."""
     part, warnings = (options.part, []) if options.part else select_model(document, options)
     path, value = part
-    module = module_of(value)
-    if module is not None:
-        state = state_dict_of(module, document, partial(graph.detach, document))
-        model = ModelPart(path, value, None, module=module, warnings=warnings)
+    detach = partial(graph.detach, document)
+    state = state_dict_of(value, document, detach)
+    if state is not None:
+        model = ModelPart(path, value, None, module=state.module, warnings=warnings)
         model.non_persistent = state.non_persistent
         model.attributes = _tensor_attributes(path, document)
         _apply_edits(model, state, options.edits, ordered=True)
@@ -154,19 +154,18 @@ def model_part(document: Document, options: ConvertOptions, graph: ObjectGraph) 
     is_changed = False
     if options.to in TENSORS_ONLY or document.has_numpy_weights or is_array_state_dict(value):
         is_changed = _flatten(state, path, document)
+        are_weights = document.has_numpy_weights
+        found = {key: as_array(item, are_weights) for key, item in state.items.items()}
         arrays = {
             key: tensor
-            for key, item in state.items.items()
-            if type(item) is Call and (document.has_numpy_weights or as_scalar(item) is None)
-            if (tensor := array_tensor(item, document.archive)) is not None
+            for key, array in found.items()
+            if array is not None and (tensor := detach(array)) is not array
         }
         scalars = [key for key in arrays if as_scalar(state.items[key])]
         if scalars:
-            model.warnings = [
-                *warnings,
-                f"{join_names(scalars)}: NumPy scalars, written as tensors",
-            ]
-        state.items |= {key: graph.add_new(tensor) for key, tensor in arrays.items()}
+            text = f"{join_names(scalars)}: NumPy scalars, written as tensors"
+            model.warnings = [*warnings, text]
+        state.items |= arrays
         is_changed |= bool(arrays)
     if options.to in TENSORS_ONLY:
         model.attributes = _tensor_attributes(path, document)
@@ -251,12 +250,16 @@ def _apply_edits(model: ModelPart, state: StateDict, edits: KeyEdits, *, ordered
 
 
 def state_dict_of(
-    module: Module, document: Document, detach: Callable[[Value], Value]
-) -> StateDict:
-    """Return what `module.state_dict()` gives. `detach` returns the output's value of a tensor.
+    value: Value, document: Document, detach: Callable[[Value], Value]
+) -> StateDict | None:
+    """Return what `state_dict()` of a module gives; None for any other value. `detach` returns the
+    output's value of a tensor.
     UnsupportedError if a module's weights can only be read by the code of its class."""
     metadata: dict[str, Value] = {}
-    state = StateDict({}, metadata)
+    module = module_of(value)
+    state = StateDict({}, metadata, module=module)
+    if module is None:
+        return None
     pending = [("", module)]
     max_visits = document.limits.view_items + len(document.contents.modules)
     visits = 0

@@ -95,7 +95,9 @@ class Document:
             for entry in contents.entries:
                 if entry.type.startswith("numpy.") and entry.path[:-1] in arrays:
                     value = find(entry.path)
-                    self._numpy_weights[value] = array_tensor(value, self.archive)
+                    self._numpy_weights[value] = array_tensor(
+                        as_array(value, scalars=True), self.archive
+                    )
             with_arrays = self._walk(self.weight_of)
             if self.archive.format == "pickle" or with_arrays.state_dicts:
                 return with_arrays
@@ -195,8 +197,7 @@ class Document:
         if tensor is not None or weights is None or not isinstance(value, Call):
             return tensor
         if value not in weights:
-            is_array = as_array(value) is not None
-            weights[value] = array_tensor(value, self.archive) if is_array else None
+            weights[value] = array_tensor(as_array(value), self.archive)
         return weights[value]
 
     def storage_of(self, value: Value) -> Reference | None:

@@ -296,6 +296,11 @@ class Subtree(NamedTuple):
     path: Path
     value: Value
 
+    @property
+    def name(self) -> str:
+        """The path as `--entry` takes it."""
+        return dotted(self.path)
+
 
 def resolve_path(root: Value, entry: str) -> Subtree:
     """Return the one value that `entry` names, else PtInspectError. A key that contains dots counts

@@ -17,7 +17,7 @@ from ptinspect.document.elements import swap_bytes
 from ptinspect.document.tensor import InlineStorage, Storage, Tensor
 from ptinspect.dtypes import DTYPES, DType, dtype_by_name, dtype_of_class
 from ptinspect.errors import DamagedError, LimitError, Place
-from ptinspect.pickling.numpy_objects import Array, as_array, scalar_as_array
+from ptinspect.pickling.numpy_objects import Array, as_array
 from ptinspect.pickling.pyobjects import (
     as_mapping,
     as_sequence,
@@ -331,10 +331,9 @@ def _on_device(reader: Resolver, call: Call) -> Tensor | None:
     )  # fmt: skip
 
 
-def array_tensor(value: Value, archive: Archive) -> Tensor | None:
-    """Return the tensor with the elements of a NumPy array, or of a scalar; None for all other
-    values, and for a dtype that torch does not have."""
-    array = value if isinstance(value, Array) else as_array(value) or scalar_as_array(value)
+def array_tensor(array: Array | None, archive: Archive) -> Tensor | None:
+    """Return the tensor with the elements of a NumPy array; None without one, and for a dtype that
+    torch does not have."""
     dtype = DTYPES.get(array.name) if array else None
     if array is None or dtype is None:
         return None
@@ -351,7 +350,8 @@ def array_tensor(value: Value, archive: Archive) -> Tensor | None:
 def _from_numpy(reader: Resolver, call: Call) -> Tensor | None:
     """`_rebuild_device_tensor_from_numpy(array, dtype, device, requires_grad)`, and
     `_rebuild_xla_tensor`, its older name."""
-    tensor = array_tensor(call.args[0], reader.archive) if len(call.args) == 4 else None
+    array = as_array(call.args[0], scalars=True) if len(call.args) == 4 else None
+    tensor = array_tensor(array, reader.archive)
     dtype = dtype_of(call.args[1]) if tensor else None
     if tensor is None or tensor.storage is None or dtype is None:
         return None

@@ -68,11 +68,15 @@ def dtype_code(value: Value) -> str | None:
     return f"{order if isinstance(order, str) else '|'}{code}"
 
 
-def as_array(value: Value) -> Array | None:
-    """Return the array that `value` stands for; None for other values."""
+def as_array(value: Value, scalars: bool = False) -> Array | None:
+    """Return the array that `value` stands for, with `scalars` also that without dimensions for a
+    scalar; None for other values."""
     if not isinstance(value, Call):
         return None
     function = _numpy_function(value)
+    if scalars and function == "multiarray.scalar":
+        code = dtype_code(value.args[0]) if value.args else None
+        return Array(code, (), (), value.args[1] if len(value.args) > 1 else None) if code else None
     if function == "multiarray._reconstruct":
         state = value.state
         if not isinstance(state, tuple) or len(state) < 5:
@@ -120,21 +124,14 @@ def required_numel(offset: int, shape: tuple[int, ...], stride: tuple[int, ...])
     return last + 1
 
 
-def scalar_as_array(value: Value) -> Array | None:
-    """Return the array without dimensions that has the bytes of a numpy scalar; None for other
-    values."""
-    if not isinstance(value, Call) or _numpy_function(value) != "multiarray.scalar":
-        return None
-    code = dtype_code(value.args[0]) if value.args else None
-    return Array(code, (), (), value.args[1] if len(value.args) > 1 else None) if code else None
-
-
 def as_scalar(value: Value) -> tuple[str, Value] | None:
     """Return a numpy scalar's type name and its number or text (None if it cannot be read)."""
-    array = scalar_as_array(value)
-    if array is None or not isinstance(value, Call):
+    array = as_array(value, scalars=True)
+    is_scalar = _numpy_function(value) == "multiarray.scalar"
+    if array is None or not isinstance(value, Call) or not is_scalar:
         return None
-    code, name, raw = array.dtype, array.name, as_bytes(array.data)
+    code, name, raw = array.dtype, array.name, array.content
+    raw = raw.read() if isinstance(raw, Blob) else raw
     if raw is None:
         return name, None
     is_big = code[0] == ">"

@@ -199,7 +199,8 @@ class ObjectGraph:
         return self.add_new(detached, _quantizer(inner, tensor))
 
     def detach(self, document: Document, value: Value) -> Value:
-        """Return the value for a tensor of `document`, or for one with the elements of an array."""
+        """Return the value for a tensor of `document`, or with the elements of an array; the array
+        itself if torch lacks its dtype."""
         if isinstance(value, Array) and (tensor := array_tensor(value, document.archive)):
             return self.add_new(tensor)
         return self.add_detached(value, document.tensor_of(value))
