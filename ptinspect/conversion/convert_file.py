@@ -186,14 +186,12 @@ def plan_conversion(
     document: Document, path: str, options: ConvertOptions, open_files: ExitStack
 ) -> Plan:
     """Return the plan for the target. Further files that it needs are opened in `open_files`."""
-    if options.to == "safetensors":
-        from ptinspect.conversion.safetensors import plan_safetensors
+    if options.to in TENSORS_ONLY:
+        from ptinspect.conversion.npz import NPZ
+        from ptinspect.conversion.safetensors import SAFETENSORS, plan_named_tensors
 
-        return plan_safetensors(document, path, options)
-    if options.to == "npz":
-        from ptinspect.conversion.npz import plan_npz
-
-        return plan_npz(document, path, options)
+        target = NPZ if options.to == "npz" else SAFETENSORS
+        return plan_named_tensors(document, path, options, target)
     if options.to == "checkpoint":
         from ptinspect.conversion.checkpoint import plan_checkpoint
 

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 
 from ptinspect.conversion.output.pieces import OutputFile
 from ptinspect.conversion.output.torch_zip import MAX_UINT16, ZipWriter
-from ptinspect.conversion.plan import Plan
-from ptinspect.conversion.safetensors import TensorFormat, encoding_problems, plan_named_tensors
+from ptinspect.conversion.safetensors import Entry, TensorFormat, encoding_problems
 from ptinspect.dtypes import DTYPES, numpy_code
 from ptinspect.errors import UnsupportedError
 from ptinspect.formats.numpy_files import MAGIC
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from ptinspect.conversion.options import ConvertOptions
     from ptinspect.conversion.output.pieces import Piece
     from ptinspect.conversion.output.sink import Sink
-    from ptinspect.document import Document
     from ptinspect.dtypes import DType
 
 MAX_DIMENSIONS = 64
@@ -34,12 +32,12 @@ _SUFFIX = ".npy"
 _HEADER_ALIGNMENT, _GROWTH_DIGITS = 64, 21  # ARRAY_ALIGN and GROWTH_AXIS_MAX_DIGITS of numpy
 
 
-def plan_npz(document: Document, path: str, options: ConvertOptions) -> Plan:
-    """Return the plan of a zip with an array for each tensor."""
-    plan, entries, aliases = plan_named_tensors(document, options, _NPZ)
+def _files(
+    path: str, entries: Sequence[Entry], aliases: dict[str, str], options: ConvertOptions
+) -> list[OutputFile]:
+    """Return a zip with an array for each tensor."""
     if not entries:
         raise UnsupportedError("there are no tensors, and a zip without records is no npz")
-    plan.dropped += aliases
     headers = []
     for (key, _, tensor, dtype), _ in entries:
         if len(tensor.shape) > MAX_DIMENSIONS:
@@ -49,8 +47,7 @@ def plan_npz(document: Document, path: str, options: ConvertOptions) -> Plan:
         assert dtype is not None
         headers.append(array_header(dtype, tensor.shape))
     records = [(planned.key, (piece,)) for planned, piece in entries]
-    plan.files = [OutputFile(path, partial(_write, headers, records), b"", records)]
-    return plan
+    return [OutputFile(path, partial(_write, headers, records), b"", records)]
 
 
 def array_header(dtype: DType, shape: tuple[int, ...]) -> bytes:
@@ -89,10 +86,12 @@ def _key_problems(keys: Collection[str]) -> dict[str, str]:
     return problems
 
 
-_NPZ = TensorFormat(
+NPZ = TensorFormat(
     "npz",
     {name for name, dtype in DTYPES.items() if dtype.numpy},
     _key_problems,
     "arr_0",
     "written once: {}; the file misses {}: write them all with --shared duplicate",
+    False,
+    _files,
 )

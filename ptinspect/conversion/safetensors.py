@@ -63,13 +63,16 @@ Entry: TypeAlias = "tuple[PlannedTensor, Piece]"
 class TensorFormat(NamedTuple):
     """What a format of named tensors can hold: the names of its dtypes, and a function that returns
     the keys that it cannot have, each with the reason. `single_name` is the key of a tensor that
-    has none, and `alias_advice` says how to load a file without some of the tied tensors."""
+    has none, and `alias_advice` says how to load a file without some of the tied tensors, whose
+    keys are dropped unless it `records_aliases`. `files` returns the files for path and tensors."""
 
     name: str
     dtypes: Collection[str]
     key_problems: Callable[[Collection[str]], dict[str, str]]
     single_name: str
     alias_advice: str
+    records_aliases: bool
+    files: Callable[[str, Sequence[Entry], dict[str, str], ConvertOptions], list[OutputFile]]
 
 
 class _Form(NamedTuple):
@@ -82,29 +85,10 @@ class _Form(NamedTuple):
     is_copied: bool = False
 
 
-def plan_safetensors(document: Document, path: str, options: ConvertOptions) -> Plan:
-    """Return the plan of one file, or of shards and their index."""
-    plan, entries, aliases = plan_named_tensors(document, options, _SAFETENSORS)
-    names = {planned.key for planned, _ in entries} if options.metadata else set()
-    for key, value in options.metadata.items():
-        if key in aliases or (key != FORMAT and value in names):
-            raise PtInspectError(
-                f"--metadata {key}={value} would mean that the tensor {key} is another one"
-            )
-    metadata = {FORMAT: "pt", **options.metadata}
-    metadata |= {alias: aliases[alias] for alias in sorted(aliases)}
-    if options.max_shard_size is None:
-        plan.files = [_file(path, entries, metadata)]
-    else:
-        plan.files = _shards(path, entries, metadata, parse_size(options.max_shard_size))
-    return plan
-
-
 def plan_named_tensors(
-    document: Document, options: ConvertOptions, target: TensorFormat
-) -> tuple[Plan, list[Entry], dict[str, str]]:
-    """Return a plan without files, the tensors to write in the order of the source, and the keys
-    that are not written, each with the one that is written in its place."""
+    document: Document, path: str, options: ConvertOptions, target: TensorFormat
+) -> Plan:
+    """Return the plan of a file with tensors by name."""
     graph = ObjectGraph(options.tensors)
     model = model_part(document, options, graph)
     if model.is_single:
@@ -124,9 +108,9 @@ def plan_named_tensors(
         facts.append("requires_grad")
     if facts:
         warnings.append(f"dropped: {' and '.join(facts)} ({target.name} does not record them)")
-    planned_tensors = [planned for planned, _ in entries]
-    plan = Plan(options.to, tensors=planned_tensors, warnings=warnings, dropped=dropped)
-    return plan, entries, aliases
+    dropped += [] if target.records_aliases else aliases
+    files = target.files(path, entries, aliases, options)
+    return Plan(options.to, files, [planned for planned, _ in entries], warnings, dropped)
 
 
 # --- which tensors the format can hold ------------------------------------------------------
@@ -247,16 +231,6 @@ def encoding_problems(keys: Collection[str]) -> dict[str, str]:
     return problems
 
 
-_SAFETENSORS = TensorFormat(
-    "safetensors",
-    _RANKS,
-    _key_problems,
-    "",
-    "written once, with a note in the metadata: {}; a strict load_state_dict misses {}: use"
-    " safetensors.torch.load_model, or write them all with --shared duplicate",
-)
-
-
 # --- tensors that share memory --------------------------------------------------------------
 
 
@@ -327,6 +301,23 @@ def _overlapping_pairs(tensors: dict[str, Tensor]) -> list[tuple[str, str]]:
 
 
 # --- files ----------------------------------------------------------------------------------
+
+
+def _files(
+    path: str, entries: Sequence[Entry], aliases: dict[str, str], options: ConvertOptions
+) -> list[OutputFile]:
+    """Return one file, or shards and their index."""
+    names = {planned.key for planned, _ in entries} if options.metadata else set()
+    for key, value in options.metadata.items():
+        if key in aliases or (key != FORMAT and value in names):
+            raise PtInspectError(
+                f"--metadata {key}={value} would mean that the tensor {key} is another one"
+            )
+    metadata = {FORMAT: "pt", **options.metadata}
+    metadata |= {alias: aliases[alias] for alias in sorted(aliases)}
+    if options.max_shard_size is None:
+        return [_file(path, entries, metadata)]
+    return _shards(path, entries, metadata, parse_size(options.max_shard_size))
 
 
 def header(entries: Sequence[Entry], metadata: dict[str, str]) -> bytes:
@@ -421,3 +412,15 @@ def _shards(
     }
     data = (json.dumps(index, indent=2, ensure_ascii=False) + "\n").encode()
     return [*files, OutputFile(f"{path}.index.json", partial(_write, data, ()), data)]
+
+
+SAFETENSORS = TensorFormat(
+    "safetensors",
+    _RANKS,
+    _key_problems,
+    "",
+    "written once, with a note in the metadata: {}; a strict load_state_dict misses {}: use"
+    " safetensors.torch.load_model, or write them all with --shared duplicate",
+    True,
+    _files,
+)

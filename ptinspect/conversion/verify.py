@@ -68,11 +68,12 @@ def refuse_unsafe_output(plan: Plan, document: Document, options: ConvertOptions
     dangerous = report.first_dangerous()
     hint = None
     if dangerous is not None or report.errors:
-        from ptinspect.conversion.safetensors import plan_safetensors
+        from ptinspect.conversion.safetensors import SAFETENSORS, plan_named_tensors
 
         hint = "nothing was written"
         with suppress(PtInspectError):
-            plan_safetensors(document, "", replace(options, to="safetensors", shared="keep-one"))
+            options = replace(options, to="safetensors", shared="keep-one")
+            plan_named_tensors(document, "", options, SAFETENSORS)
             hint += "; --to safetensors writes the tensors alone"
     if dangerous is not None:
         raise UnsafeError(f"loading the output would run {dangerous.name}", hint=hint)

@@ -17,7 +17,7 @@ from ptinspect.conversion.output.object_graph import UNREPRESENTABLE, ObjectGrap
 from ptinspect.conversion.output.pieces import OutputFile
 from ptinspect.conversion.output.sink import ByteCounter, ModificationGuard, Sink
 from ptinspect.conversion.output.torch_zip import TensorOptions
-from ptinspect.conversion.safetensors import plan_safetensors
+from ptinspect.conversion.safetensors import SAFETENSORS, plan_named_tensors
 from ptinspect.document.document import Document
 from ptinspect.document.tensor import InlineStorage
 from ptinspect.errors import DamagedError, UnsupportedError, add_error_path
@@ -310,7 +310,7 @@ def _planned(
         lost = [info.key for info in document.tensors.values() if not is_saved(info.tensor)]
         edits = KeyEdits(exclude=tuple(map(glob.escape, lost)))
         options = ConvertOptions("safetensors", edits=edits, source=document.path)
-        plan = plan_safetensors(document, target, options)
+        plan = plan_named_tensors(document, target, options, SAFETENSORS)
         return plan.files[0], [planned.tensor for planned in plan.tensors], []
     graph = ObjectGraph(TensorOptions(), is_saved)
     values = _SavedValues(document, graph)
