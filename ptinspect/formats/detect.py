@@ -119,11 +119,20 @@ READERS = {
     "safetensors-index": "sharded.read_sharded",
     "torch-index": "sharded.read_sharded",
 }
-"""The function that reads each format. Its module is imported when it is needed."""
+"""The function that reads each format that the first bytes identify, and below each other one. Its
+module is imported when it is needed."""
+
+_OTHER_READERS = {
+    "deepspeed": "torch.deepspeed_megatron.read_deepspeed",
+    "megatron": "torch.deepspeed_megatron.read_megatron",
+    "torch-ranks": "torch.ranks.read_ranks",
+    "torch-dcp": "torch.distributed.read_dcp",
+    "pickle": "torch.legacy.open_pickle",
+}
 
 
 def _reader(format: str) -> Callable[..., Archive]:
-    module, _, name = READERS[format].rpartition(".")
+    module, _, name = (READERS.get(format) or _OTHER_READERS[format]).rpartition(".")
     return getattr(import_module(f"ptinspect.formats.{module}"), name)  # type: ignore[no-any-return]
 
 
@@ -133,23 +142,19 @@ def _open(source: Source, limits: Limits, allow_index: bool) -> Archive:
         archive = _open_zip(source, limits)
         has_pieces = any(name.name in PIECES for name in archive.pickled.globals)
         if allow_index and (has_pieces or RANK_FILE.fullmatch(os.path.basename(source.path))):
-            from ptinspect.formats.torch.ranks import is_rank_file, read_ranks
+            from ptinspect.formats.torch.ranks import is_rank_file
 
             if is_rank_file(archive):
-                return read_ranks(source, _open_shard, limits)
+                return _reader("torch-ranks")(source, _open_shard, limits)
         return archive
     if source.size <= MAX_TAG and allow_index and head:
         parent, name = os.path.split(source.path)
         checkpoint = deepspeed_folder(parent) if name == LATEST else None
         if checkpoint is not None:
-            from ptinspect.formats.torch.deepspeed_megatron import read_deepspeed
-
-            return read_deepspeed(source, checkpoint, _open_shard, limits)
+            return _reader("deepspeed")(source, checkpoint, _open_shard, limits)
         iteration = megatron_folder(parent) if name == ITERATION else None
         if iteration is not None:
-            from ptinspect.formats.torch.deepspeed_megatron import read_megatron
-
-            return read_megatron(source, iteration, _open_shard, limits)
+            return _reader("megatron")(source, iteration, _open_shard, limits)
     if head.startswith(COMPRESSED):
         from ptinspect.formats.joblib import open_compressed
 
@@ -174,16 +179,14 @@ def _open(source: Source, limits: Limits, allow_index: bool) -> Archive:
 
             return read_shard_files(source, _open_shard, limits)
         return _reader(named.format)(source, limits)
-    from ptinspect.formats.torch.legacy import open_pickle
-
-    archive = open_pickle(source, head, limits)
+    archive = _reader("pickle")(source, head, limits)
     if b".checkpoint.metadata" in head and allow_index:
         from ptinspect.formats.sharded import index_folder
-        from ptinspect.formats.torch.distributed import is_metadata, read_dcp
+        from ptinspect.formats.torch.distributed import is_metadata
 
         if is_metadata(archive.root):
             folder = index_folder(source)
-            return read_dcp(source, archive.pickled, folder, _open_shard, limits)
+            return _reader("torch-dcp")(source, archive.pickled, folder, _open_shard, limits)
     return archive
 
 
