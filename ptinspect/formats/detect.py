@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import re
-from contextlib import suppress
 from importlib import import_module  # noqa: TID251 (names in `READERS` only)
 from typing import TYPE_CHECKING
 
@@ -18,7 +17,6 @@ from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, FormatError
 from ptinspect.formats.archive import SHARD_FILE, Archive
 from ptinspect.formats.signatures import (
     CONCATENATED_ZIPS,
-    MODEL_ENDINGS,
     ZIP_MAGIC,
     Identity,
     as_text_error,
@@ -215,7 +213,9 @@ def identify_head(source: Source, head: bytes, limits: Limits) -> Identity | Non
     if identity:
         return identity
     if is_tar(head):
-        return _identify_tar(source, limits)
+        from ptinspect.formats.torch.tar import identify_tar
+
+        return identify_tar(source, limits)
     if head[0] in BY_CODE:
         return None
     identity = identify_text(head, source.size)
@@ -227,21 +227,6 @@ def identify_head(source: Source, head: bytes, limits: Limits) -> Identity | Non
         data, start, stop = source.window()  # spaces and metadata may precede the map
         return identify_index(data, start, min(stop, start + limits.index_bytes)) or identity
     return identity
-
-
-def _identify_tar(source: Source, limits: Limits) -> Identity:
-    from ptinspect.formats.torch.tar import MEMBERS, iter_members
-
-    members: dict[str, None] = {}
-    with suppress(DamagedError):  # reported by whoever reads the members
-        for member in iter_members(source, limits):
-            members[member.name.removeprefix("./")] = None
-    if next(iter(members), None) == MEMBERS[0] or set(MEMBERS) <= set(members):
-        return Identity("torch-legacy-tar", "a file of torch.save before 0.1.11")
-    hint = "unpack it: tar -xf FILE"
-    if any(name.endswith((*MODEL_ENDINGS, ".tar")) for name in members):
-        hint = "unpack it (tar -xf FILE) and show the model in it"
-    return Identity("tar", f"a tar of {len(members):,} files", hint)
 
 
 def read_zip_directory(source: Source, limits: Limits) -> tuple[ZipDirectory, Identity, str]:

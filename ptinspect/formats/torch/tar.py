@@ -21,13 +21,14 @@ Source: `legacy_load` in `torch.serialization._legacy_load`, and `save` in torch
 from __future__ import annotations
 
 import posixpath
+from contextlib import suppress
 from struct import Struct
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ptinspect.dtypes import STORAGE_ITEMSIZE
 from ptinspect.errors import DOWNLOAD_AGAIN, DamagedError, LimitError, Place
 from ptinspect.formats.archive import Archive, Span, class_sources
-from ptinspect.formats.signatures import TAR_BLOCK
+from ptinspect.formats.signatures import MODEL_ENDINGS, TAR_BLOCK, Identity
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.pickling.machine import run
 from ptinspect.pickling.numpy_objects import required_numel
@@ -172,6 +173,20 @@ def iter_members(source: Source, limits: Limits = LIMITS) -> Iterator[Member]:
         size = info.size if is_file else 0
         yield Member(info.name, start, size, present, end, is_file, link, regions)
     raise LimitError("the tar has too many members", limit="zip_entries")
+
+
+def identify_tar(source: Source, limits: Limits) -> Identity:
+    """Return the format of a tar: torch's own, or another one."""
+    members: dict[str, None] = {}
+    with suppress(DamagedError):  # reported by whoever reads the members
+        for member in iter_members(source, limits):
+            members[member.name.removeprefix("./")] = None
+    if next(iter(members), None) == MEMBERS[0] or set(MEMBERS) <= set(members):
+        return Identity("torch-legacy-tar", "a file of torch.save before 0.1.11")
+    hint = "unpack it: tar -xf FILE"
+    if any(name.endswith((*MODEL_ENDINGS, ".tar")) for name in members):
+        hint = "unpack it (tar -xf FILE) and show the model in it"
+    return Identity("tar", f"a tar of {len(members):,} files", hint)
 
 
 class MemberReader:
