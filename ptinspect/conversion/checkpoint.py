@@ -94,7 +94,15 @@ def _source_entries(document: Document, options: ConvertOptions, graph: ObjectGr
     """Return the entries that come from SRC: all of a checkpoint, with the keys of its model
     edited, or one for the model of another file."""
     if options.plain and document.kind not in ("module", "state_dict", "checkpoint"):
-        return _Entries(_object_items(document, options))
+        # The items of a mapping, or the attributes of an object; any other value as an entry.
+        value = options.part.value if options.part else document.archive.root
+        value = next((o.state_dict() for o in document.optimizers if o.value is value), value)
+        parts = as_mapping(value)
+        if parts is None and isinstance(value, Call) and document.tensor_of(value) is None:
+            parts = attributes_of(value)
+        if parts and all(isinstance(key_value(key), str) for key in parts):
+            return _Entries({str(key_value(key)): item for key, item in parts.items()})
+        return _Entries({"value": value})
     if document.kind == "checkpoint" and options.part is None:
         entries = _Entries({**document.items})
         if not any(options.edits):
@@ -119,16 +127,3 @@ def _source_entries(document: Document, options: ConvertOptions, graph: ObjectGr
     if model.module is not None:
         items = {MODEL: model.module.class_name, **items}
     return _Entries(items, sources, warnings, dropped)
-
-
-def _object_items(document: Document, options: ConvertOptions) -> dict[Value, Value]:
-    """Return the items of a mapping, or the attributes of an object, not a model. The value is
-    the root or what `--entry` selects. Any other value becomes the entry `value`."""
-    value = options.part.value if options.part else document.archive.root
-    value = next((o.state_dict() for o in document.optimizers if o.value is value), value)
-    items = as_mapping(value)
-    if items is None and isinstance(value, Call) and document.tensor_of(value) is None:
-        items = attributes_of(value)
-    if items and all(isinstance(key_value(key), str) for key in items):
-        return {str(key_value(key)): item for key, item in items.items()}
-    return {"value": value}

@@ -126,9 +126,17 @@ def select_model(document: Document, options: ConvertOptions) -> tuple[Subtree, 
             hint="--to same writes the whole file, --entry PATH selects a part of it",
         )
     if len(models) == 1:
-        if models[0].path and _is_minor_part(models[0].path, document):
-            raise _minor_part_error(models[0].path, document, options)
-        return models[0], []
+        if not models[0].path or not _is_minor_part(models[0].path, document):
+            return models[0], []
+        # A list, or a dict without names, around a small dict of tensors.
+        name, dst = models[0].name, options.dst
+        dst = None if (dst or "").lower().endswith((".safetensors", ".npz")) else dst
+        everything = ConvertOptions("same", source=options.source, dst=dst)
+        raise PtInspectError(
+            f"most tensors are not in {name}, the only part with names: choose with --entry, or"
+            " convert everything with --to same",
+            hint=f"{replace(options, entry=name).command()}\n{everything.command()}",
+        )
     model = _model_beside_averages(models, document)
     if model is not None:
         others = join_names(other.name for other in models if other is not model)
@@ -177,22 +185,6 @@ def _is_minor_part(path: Path, document: Document) -> bool:
     paths = [info.path for info in document.contents.tensors]
     inner = sum(tensor_path[: len(path)] == path for tensor_path in paths)
     return inner < sum(len(tensor_path) == 1 for tensor_path in paths) + isinstance(path[0], str)
-
-
-def _minor_part_error(path: Path, document: Document, options: ConvertOptions) -> PtInspectError:
-    """Return the error for a list, or a dict without names, around a small dict of tensors."""
-    is_tensors_only = (options.dst or "").lower().endswith((".safetensors", ".npz"))
-    dst = None if is_tensors_only else options.dst
-    everything = ConvertOptions("same", source=options.source, dst=dst)
-    commands = [
-        replace(options, entry=dotted(path)).command(),
-        everything.command(),
-    ]
-    return PtInspectError(
-        f"most tensors are not in {dotted(path)}, the only part with names: choose with --entry, or"
-        " convert everything with --to same",
-        hint="\n".join(commands),
-    )
 
 
 def find_models(document: Document) -> list[Subtree]:
