@@ -187,10 +187,11 @@ def plan_conversion(
 ) -> Plan:
     """Return the plan for the target. Further files that it needs are opened in `open_files`."""
     if options.to in TENSORS_ONLY:
-        from ptinspect.conversion.npz import NPZ
         from ptinspect.conversion.safetensors import SAFETENSORS, plan_named_tensors
 
-        target = NPZ if options.to == "npz" else SAFETENSORS
+        target = SAFETENSORS
+        if options.to == "npz":
+            from ptinspect.conversion.npz import NPZ as target
         return plan_named_tensors(document, path, options, target)
     if options.to == "checkpoint":
         from ptinspect.conversion.checkpoint import plan_checkpoint
