@@ -37,7 +37,7 @@ from ptinspect.pickling.pyobjects import (
     metadata_of,
     path_step,
 )
-from ptinspect.pickling.values import Value, key_value
+from ptinspect.pickling.values import Call, Value, key_value
 from ptinspect.text import count_text, join_names
 from ptinspect.torchnn.attributes import NORM_BUFFERS, packed_parameters
 from ptinspect.torchnn.classes import candidates
@@ -154,14 +154,16 @@ def model_part(document: Document, options: ConvertOptions, graph: ObjectGraph) 
     is_changed = False
     if options.to in TENSORS_ONLY or document.has_numpy_weights or is_array_state_dict(value):
         is_changed = _flatten(state, path, document)
-        are_weights = document.has_numpy_weights
-        found = {key: as_array(item, are_weights) for key, item in state.items.items()}
+        calls = {key: item for key, item in state.items.items() if type(item) is Call}
+        found = {key: as_array(call, scalars=True) for key, call in calls.items()}
         arrays = {
             key: tensor
             for key, array in found.items()
-            if array is not None and (tensor := detach(array)) is not array
+            if array is not None
+            and (document.has_numpy_weights or as_scalar(calls[key]) is None)
+            and (tensor := detach(array)) is not array
         }
-        scalars = [key for key in arrays if as_scalar(state.items[key])]
+        scalars = [key for key in arrays if as_scalar(calls[key])]
         if scalars:
             text = f"{join_names(scalars)}: NumPy scalars, written as tensors"
             model.warnings = [*warnings, text]
