@@ -179,7 +179,7 @@ def _definition(path: str, node: ast.ClassDef | ast.FunctionDef) -> Definition:
     methods = {item.name for item in node.body if isinstance(item, ast.FunctionDef)}
     for _, name in definition.hooks:
         if definition.kind != "Module" or name not in methods or not is_attribute(name):
-            raise UnsupportedError(f"{prose(path)} has the hook {prose(name)}, which is no method")
+            raise UnsupportedError(f"{prose(path)} has the hook {prose(name)}, but no such method")
     return definition
 
 
@@ -334,9 +334,8 @@ class ObjectBuilder:
     def _objects(self, roots: list[Value]) -> list[Call]:
         """Return the objects below `roots`, leaves first, and count the uses of each tensor."""
         order: list[Call] = []
-        done: set[int] = set()
-        is_open: set[int] = set()
-        counts: dict[object, int] = {}
+        done, is_open = set[int](), set[int]()
+        counts = dict[tuple[object, ...], int]()
         stack: list[tuple[Value, bool]] = [(root, False) for root in reversed(roots)]
         while stack:
             value, is_expanded = stack.pop()
@@ -364,6 +363,7 @@ class ObjectBuilder:
                 if tensor is not None:
                     self.parameters.add(tensor.view_key)
         self.shared = {key for key, count in counts.items() if count > 1}
+        self.used |= {"views"} if len({key[:3] for key in counts}) < len(counts) else set()
         return order
 
     def _definition(self, value: Value) -> Definition:

@@ -95,6 +95,16 @@ def test_a_key_with_digits_that_are_no_index_is_a_name(tmp_path: Path, number: s
     assert list(namespace["build"]().state_dict()) == keys  # type: ignore[operator]
 
 
+@pytest.mark.parametrize("name", ["_modules", "_parameters", "_forward_hooks", "training"])
+def test_a_key_that_every_module_uses_itself_is_no_attribute(name: str, tmp_path: Path) -> None:
+    """`self._modules = Linear(...)` would take all children from the module."""
+    keys = ["a.weight", f"b.{name}.weight", f"c.{name}", f"{name}.x"]
+    namespace: dict[str, object] = {}
+    exec(source_of(tmp_path, dict.fromkeys(keys, (3, 4))), namespace)
+    state = namespace["build"]().state_dict()  # type: ignore[operator]
+    assert sorted(state) == sorted(keys)
+
+
 def test_a_child_of_such_a_name_is_reached_by_it(tmp_path: Path) -> None:
     net = torch.nn.Sequential()
     net._modules["\u00b2"] = torch.nn.Linear(2, 3)

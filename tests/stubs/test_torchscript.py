@@ -58,6 +58,16 @@ def test_results_of_more_programs_are_those_of_torch(tmp_path: Path) -> None:
     assert outcomes(MORE, tmp_path) == dict.fromkeys(MORE, "equal")
 
 
+def test_what_differs_from_torch_is_in_the_stub(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    model, values = torch.nn.Module(), torch.arange(4.0)
+    model.register_buffer("even", values[::2])
+    for name, remarks in (("odd", 1), ("even", 0)):
+        model.register_buffer(name, values[1::2] if name == "odd" else values[1::2].clone())
+        torch.jit.save(torch.jit.script(model), tmp_path / "a.pt")
+        assert ptinspect.stub(tmp_path / "a.pt").count("views of one storage") == remarks
+
+
 def test_the_lessons_stub_reads_like_the_module() -> None:
     source = ptinspect.stub(LESSON)
     assert "class CustomModel(nn.Module):" in source
@@ -131,7 +141,7 @@ def test_a_hook_that_is_no_method_is_an_error(names: str, tmp_path: Path) -> Non
         tmp_path / "a.pt", code + "  def forward(self, x: Tensor) -> Tensor:\n    return x\n"
     )
     result = run("stub", path)
-    assert result.exit_code == 2 and "which is no method" in result.stderr
+    assert result.exit_code == 2 and "no such method" in result.stderr
 
 
 def with_code(path: Path, code: str) -> Path:

@@ -777,7 +777,8 @@ class Types(nn.Module):
         u = torch.tensor(3.5)
         v = torch.as_tensor(2)
         k = torch.tensor([True])
-        m = torch.arange(5)
+        w = torch.tensor([1, 2], dtype=torch.float8_e5m2).to(torch.float32).sum()
+        m = torch.arange(5) + torch.tensor([3], dtype=torch.uint16).to(torch.int64) + w
         b = torch.bernoulli(torch.full([3], 0.5))
         return (
             y,

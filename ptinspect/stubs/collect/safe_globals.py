@@ -257,7 +257,7 @@ def _getattr_replacement(call: Call, definitions: dict[str, Definition]) -> tupl
     name = call.args[1] if len(call.args) > 1 else None
     is_method = name in MODULE_METHODS or name == "forward" or name in _LAZY_METHODS
     is_usable = isinstance(name, str) and is_identifier(name)
-    if not is_usable or (str(name).startswith("_") and not is_method):
+    if not is_usable or (str(name).startswith("_") and name not in _LAZY_METHODS):
         return None, "a getattr that this stub cannot replace"
     qualified = global_name(owner)
     if qualified is None and isinstance(owner, Call):
