@@ -55,6 +55,7 @@ ZIP_MAGIC = b"PK\x03\x04"
 TEXT_BYTES = 1 << 16
 """Bytes by which a file that was treated as text is recognized."""
 
+_PROTOCOL_0 = rb"\(?(?:[dl]p\d+|[ci][\w.]+\r\n\w+\r\np\d+)\r\n"
 _NON_ASCII = [text.encode() for text in ("\x80", "\u20ac", "\ufffd")]
 """What 0x80 becomes in UTF-8: read as latin1 or as cp1252, or replaced."""
 
@@ -264,9 +265,9 @@ def text_transfer_error(source: Source) -> DamagedError | None:
     head = source.read(0, min(source.size, TEXT_BYTES))
     if head.startswith((b"\xff\xfeP\0K\0", b"\xff\xfe\x80\0")):
         return as_text_error("its bytes are characters of UTF-16")
-    if not head.startswith((ZIP_MAGIC, b"\x80", *_NON_ASCII)):
+    if not head.startswith((ZIP_MAGIC, b"\x80", *_NON_ASCII)) and not re.match(_PROTOCOL_0, head):
         return None
-    if head.count(b"\n") >= 3 and head.count(b"\n") == head.count(b"\r\n"):
+    if head.count(b"\n") >= 2 and head.count(b"\n") == head.count(b"\r\n"):
         return as_text_error()
     if not any(text + bytes([protocol]) in head for text in _NON_ASCII for protocol in range(2, 6)):
         return None

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from ptinspect.errors import DamagedError, Place, PtInspectError
 from ptinspect.formats.archive import Archive, Span, declared_storages
-from ptinspect.formats.torch.legacy import MAGIC
 from ptinspect.pickling.machine import run
 
 if TYPE_CHECKING:
@@ -163,10 +162,7 @@ def _legacy_pickles(source: Source, limits: Limits) -> tuple[Pickled, Pickled]:
     position = start
     try:
         for _ in range(3):  # magic number, protocol version, sys_info
-            pickled = run(data, position, stop=stop, limits=limits)
-            if position == start and pickled.root != MAGIC:
-                raise DamagedError("the magic number is not there")
-            position = pickled.end
+            position = run(data, position, stop=stop, limits=limits).end
         main = run(data, position, stop=stop, limits=limits)
         declared_storages(main)  # raises for what torch does not write
         return main, run(data, main.end, stop=stop, limits=limits)

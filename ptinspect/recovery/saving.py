@@ -226,6 +226,7 @@ def salvage_source(source: Source, limits: Limits) -> Salvage:
     """Return what can be read of a file, whatever container it is. DamagedError if nothing can be
     saved, UnsupportedError for other kinds of files."""
     from ptinspect.formats.signatures import is_tar
+    from ptinspect.formats.torch.legacy import MAGIC
     from ptinspect.formats.zip_records import LOCAL
     from ptinspect.recovery.zip_file import salvage_zip
 
@@ -236,7 +237,7 @@ def salvage_source(source: Source, limits: Limits) -> Salvage:
         return salvage_zip(source, limits)
     if is_tar(head):
         return salvage_tar(source, limits)
-    if head[:1] == b"\x80" or head[:2] == b"L1":
+    if MAGIC.to_bytes(10, "little") in head[:32] or head[:2] == b"L1":
         return salvage_legacy(source, limits)
     if len(head) > 8 and head[8:9] == b"{":
         return salvage_safetensors(source, limits)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import ptinspect
-from ptinspect.errors import DamagedError, FormatError
+from ptinspect.errors import DamagedError, FormatError, UnsupportedError
 from ptinspect.limits import LIMITS
 from tests.conftest import FIXTURES
 
@@ -104,3 +104,29 @@ def test_a_payload_behind_more_findings_than_a_report_lists_is_dangerous() -> No
     report = ptinspect.scan(io.BytesIO(data), limits=replace(LIMITS, reported_items=5))
     assert report.verdict == "dangerous"
     assert len(report.findings) == 5
+
+
+@pytest.mark.parametrize(
+    "value", [[True], {"a": True}, Counter([1, 2])], ids=["list", "dict", "object"]
+)
+def test_a_pickle_of_protocol_0_with_cr_lf(value: object, tmp_path: Path) -> None:
+    file = tmp_path / "sent.pkl"
+    file.write_bytes(pickle.dumps(value, 0).replace(b"\n", b"\r\n"))
+    with pytest.raises(DamagedError, match="each LF is a CR LF"):
+        ptinspect.open(file).close()
+
+
+def test_two_lines_are_enough_for_a_damaged_pickle(tmp_path: Path) -> None:
+    file = tmp_path / "sent.pkl"
+    file.write_bytes(pickle.dumps([b"\n" * 2, 1.5], 4).replace(b"\n", b"\r\n"))
+    with pytest.raises(DamagedError, match="each LF is a CR LF"):
+        ptinspect.open(file).close()
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_a_plain_pickle_is_not_a_damaged_file_of_torch(protocol: int, tmp_path: Path) -> None:
+    file = tmp_path / "in.pkl"
+    file.write_bytes(pickle.dumps({"w": [1.0]}, protocol))
+    with pytest.raises(UnsupportedError, match="it is not a zip, stream or tar") as caught:
+        ptinspect.recover(file, tmp_path / "out.pt")
+    assert "ptinspect show" in str(caught.value.hint)
