@@ -94,13 +94,6 @@ class RecoveryReport(Report):
     dropped: tuple[str, ...] = ()
 
     @property
-    def target_format(self) -> str | None:
-        """The format of the file that was written."""
-        if self.target is None:
-            return None
-        return "safetensors" if self.target.endswith(".safetensors") else "torch-zip"
-
-    @property
     def totals(self) -> dict[str, int]:
         """The number of tensors of each status."""
         counts = Counter(tensor.status for tensor in self.tensors)
@@ -118,7 +111,8 @@ class RecoveryReport(Report):
 
     def as_dict(self) -> dict[str, Any]:
         """Return the JSON object of `recover -f json`."""
-        target = {"path": self.target, "format": self.target_format}
+        format = "safetensors" if (self.target or "").endswith(".safetensors") else "torch-zip"
+        target = {"path": self.target, "format": format if self.target else None}
         return {
             "schema": 1,
             "ptinspect": __version__,
