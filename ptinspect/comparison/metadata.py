@@ -447,11 +447,9 @@ def _other_items(document: Document, value: Value) -> dict[str, bytes]:
 
 def container_notes(a: Document, b: Document) -> list[Note]:
     """Return notes on what the files record besides the compared contents."""
-    notes = []
-    if a.archive.format != b.archive.format:
-        notes.append(Note("format", f"{a.archive.format} and {b.archive.format}"))
-    if a.kind != b.kind:
-        notes.append(Note("kind", f"{a.kind} and {b.kind}"))
-    if a.archive.byteorder != b.archive.byteorder:
-        notes.append(Note("byteorder", f"{a.archive.byteorder}- and {b.archive.byteorder}-endian"))
-    return notes
+    facts = (
+        ("format", a.archive.format, b.archive.format),
+        ("kind", a.kind, b.kind),
+        ("byteorder", f"{a.archive.byteorder}-endian", f"{b.archive.byteorder}-endian"),
+    )
+    return [Note(kind, f"{x} and {y}") for kind, x, y in facts if x != y]

@@ -156,7 +156,7 @@ def _optimizers(document: Document) -> Iterator[dict[str, object]]:
                 info.role == "optimizer" and info.path[:-2] == state_path
                 for info in document.contents.tensors
             ),
-            "fit": {"verdict": fit.verdict, "model": fit.model, **fit.as_dict()},
+            "fit": fit.as_dict(),
         }
 
 

@@ -50,7 +50,7 @@ class OptimizerReport(Report):
             groups = f" in {len(optimizer.groups)} groups" if len(optimizer.groups) != 1 else ""
             lines = [
                 f"  optimizer   {cut(dotted(optimizer.path))}: {cut(name)}{evidence}, "
-                f"{count_text(result.parameters, 'parameter')}{groups}, state of "
+                f"{count_text(len(result.names), 'parameter')}{groups}, state of "
                 f"{len(optimizer.state)}"
             ]
             if result.model is not None:
@@ -71,11 +71,9 @@ class OptimizerReport(Report):
                     "path": list(result.optimizer.path),
                     "class": result.optimizer.class_path,
                     "evidence": result.optimizer.evidence,
-                    "model": list(result.model) if result.model is not None else None,
-                    "parameters": result.parameters,
+                    "parameters": len(result.names),
                     "names": result.names,
                     "states": len(result.optimizer.state),
-                    "verdict": result.verdict,
                     **result.as_dict(),
                 }
                 for result in self.optimizers

@@ -119,7 +119,7 @@ def first_difference(whole: list[Record], other: list[Record], start: int) -> Di
             if a["states"] != b["states"]:
                 texts = [f"of {a['states']}", f"of {b['states']} parameters"]
             return Difference(step, what, "optimizer-state", *texts)
-        setting = _first_setting(whole, index, b)
+        setting = _first_setting(whole, start, index, b)
         if setting is not None:
             return setting
         if a["gradients"] != b["gradients"]:
@@ -128,21 +128,19 @@ def first_difference(whole: list[Record], other: list[Record], start: int) -> Di
     return None
 
 
-def _first_setting(whole: list[Record], index: int, other: Record) -> Difference | None:
+def _first_setting(whole: list[Record], start: int, index: int, other: Record) -> Difference | None:
     """Return the first setting of a parameter group that differs before a step."""
+    same = [n for n in range(index) if whole[n]["optimizer"] == other["optimizer"]]
     groups = list(zip(whole[index]["settings"], other["settings"], strict=False))
     for number, (a, b) in enumerate(groups):
         for name in sorted(a, key=lambda name: name != "lr"):
             value = b.get(name, a[name])
             if a[name] != value and not (isnan(a[name]) and isnan(value)):
                 group = f" of group {number}" if len(groups) > 1 else ""
-                earlier = [
-                    record["settings"][number].get(name)
-                    for record in whole[:index]
-                    if record["optimizer"] == other["optimizer"]
-                    and number < len(record["settings"])
-                ]
-                kind = "scheduler-late" if earlier[-1:] == [b[name]] else "scheduler"
+                # The first step after the resume has the rate of the last one before it.
+                late = [n for n in same[-1:] if n < start and number < len(whole[n]["settings"])]
+                rates = [whole[n]["settings"][number].get(name) for n in late]
+                kind = "scheduler-late" if rates == [b[name]] else "scheduler"
                 kind = kind if name == "lr" else "settings"
                 what = f"{name}{group} before step {index + 1}"
                 return Difference(index + 1, what, kind, f"{a[name]:.6g}", f"{b[name]:.6g}")

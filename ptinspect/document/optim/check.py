@@ -41,7 +41,6 @@ from ptinspect.text import count_text, join_names
 if TYPE_CHECKING:
     from ptinspect.document.document import Document
     from ptinspect.document.tensor import Tensor
-    from ptinspect.dtypes import DType
 
 _MIXED_PRECISION = (("float32", "float16"), ("float32", "bfloat16"))  # of state and parameter
 
@@ -58,10 +57,6 @@ class OptimizerFit:
     findings: list[Fault]
 
     @property
-    def parameters(self) -> int:
-        return len(self.names)
-
-    @property
     def faults(self) -> list[Fault]:
         return [fault for fault in self.findings if fault.is_certain]
 
@@ -73,15 +68,13 @@ class OptimizerFit:
     def fits(self) -> bool:
         return not self.faults
 
-    @property
-    def verdict(self) -> str:
-        return "fits" if self.fits else "differs"
-
     def as_dict(self) -> dict[str, object]:
-        return {
+        findings = {
             name: [{key: getattr(fault, key) for key in Fault._fields[:3]} for fault in faults]
             for name, faults in (("wrong", self.faults), ("undecided", self.undecided))
         }
+        model = None if self.model is None else list(self.model)
+        return {"verdict": "fits" if self.fits else "differs", "model": model, **findings}
 
 
 def check_optimizers(document: Document, *, values: bool = True) -> list[OptimizerFit]:
@@ -286,7 +279,8 @@ class _Check:
                     message = f"{key} has the shape {tensor.shape}, the parameter {shape}"
                     self.add_fault("shape", message, self.label(slot))
             elif weight is not None and not any(fault.kind == "dtype" for fault in self.findings):
-                dtypes = _dtype_name(tensor.dtype), _dtype_name(weight.tensor.dtype)
+                pair = (tensor.dtype, weight.tensor.dtype)
+                dtypes = tuple(x.name if x is not None else "of an unknown type" for x in pair)
                 # A model in half precision, or only saved as such, has a float32 state.
                 if dtypes[0] != dtypes[1] and dtypes not in _MIXED_PRECISION:
                     message = f"{key} is {dtypes[0]}, the parameter {dtypes[1]}"
@@ -418,10 +412,6 @@ class _Check:
 
 def _key_text(key: Value) -> str:
     return brief_repr(key) if isinstance(key, int) else str(key)
-
-
-def _dtype_name(dtype: DType | None) -> str:
-    return dtype.name if dtype is not None else "of an unknown type"
 
 
 def _rates_text(rates: list[float]) -> str:

@@ -234,7 +234,8 @@ def slots_of(optimizer: Optimizer, tensor_of: Callable[[Value], Tensor | None]) 
     slots: list[Slot] = []
     for number, group in enumerate(optimizer.groups):
         keys = as_sequence(group.get("params")) or ()
-        names = optimizer.names(number)
+        # Since torch 2.6, if the optimizer was given named parameters.
+        names = [n for n in as_sequence(group.get("param_names")) or () if isinstance(n, str)]
         for index, key in enumerate(keys):
             state = None
             with suppress(TypeError):  # an unhashable key, in a hostile file

@@ -107,11 +107,6 @@ class Optimizer(NamedTuple):
         for key, value in self.other.items():
             yield (*self.path, path_step(key)), value
 
-    def names(self, group: int) -> list[str]:
-        """Return `param_names`, if recorded (torch 2.6 and later, given named parameters)."""
-        names = as_sequence(self.groups[group].get("param_names")) or ()
-        return [name for name in names if isinstance(name, str)]
-
 
 def optimizer_of(value: Value, path: Path) -> Optimizer | None:
     """Return the optimizer state that `value` is: a state_dict or the pickled object; else None."""

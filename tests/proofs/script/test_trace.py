@@ -97,6 +97,12 @@ def test_a_generator_that_nobody_draws_from_is_no_cause() -> None:
 
 
 def test_runs_that_agree() -> None:
+    # A scheduler that was not loaded: the rate falls later than in the whole run.
+    falling = [step(n, settings=[{"lr": 0.1 if n < 5 else 0.01}]) for n in range(6)]
+    resumed = [step(n, settings=[{"lr": 0.1}]) for n in (4, 5)]
+    difference = first_difference(falling, resumed, 4)
+    assert difference is not None
+    assert (difference.kind, difference.step) == ("scheduler", 6)
     assert first_difference(WHOLE, WHOLE, 0) is None
     assert first_difference(WHOLE, WHOLE[4:], 4) is None
     unset = [step(4, settings=[{"lr": 0.1, "limit": float("nan")}])]
