@@ -158,24 +158,16 @@ class Stats:
             low, high = block.min().item(), block.max().item()
             self.min = min(self.min, low) if self.min is not None else low
             self.max = max(self.max, high) if self.max is not None else high
-            self._merge_moments(double)
-
-    def _merge_moments(self, block: Any) -> None:
-        """Merge the mean and the squared distances of two samples. Overwrites the block.
-
-        Source: Chan, Golub and LeVeque, Updating formulae and a pairwise algorithm for computing
-        sample variances, 1979.
-        """
-        size = int(block.size)
-        mean = float(block.mean())
-        block -= mean
-        squares = dot(block, block)
-        total = self.count + size
-        distance = mean - (self.mean or 0.0)
-        if self.count:
-            squares += self._squares + distance * distance * self.count * size / total
-            mean = (self.mean or 0.0) + distance * size / total
-        self.count, self.mean, self._squares = total, mean, squares
+            # The mean and the squared distances of two samples are merged. Source: Chan, Golub and
+            # LeVeque, Updating formulae and a pairwise algorithm for computing sample variances.
+            size, mean = int(double.size), float(double.mean())
+            double -= mean
+            squares, total = dot(double, double), self.count + size
+            distance = mean - (self.mean or 0.0)
+            if self.count:
+                squares += self._squares + distance * distance * self.count * size / total
+                mean = (self.mean or 0.0) + distance * size / total
+            self.count, self.mean, self._squares = total, mean, squares
 
     def repeat(self, factor: int) -> None:
         for name in ("count", "_squares", "zeros", "nan", "inf"):

@@ -187,28 +187,22 @@ def _read_error(error: OSError, path: str) -> PtInspectError:
         if os.path.islink(path):
             message = f"it is a link to {os.readlink(path)}, which does not exist"
             return MissingFileError(message, path=path)
+        from difflib import get_close_matches
+
+        folder, name = os.path.split(path)
+        hint = "a path without a leading / is relative to the folder in which the command runs"
         if path.startswith(("http://", "https://")):
             hint = "download it first and show the file: this version does not read URLs"
         else:
-            hint = _missing_file_hint(path)
+            try:
+                if matches := get_close_matches(name, os.listdir(folder or "."), 1):
+                    hint = f"did you mean {shell_word(os.path.join(folder, matches[0]))}?"
+            except OSError:
+                hint = f"there is no folder {folder}"
         return MissingFileError("no such file", path=path, hint=hint)
     if isinstance(error, PermissionError):
         return PtInspectError("no permission to read it", path=path)
     return PtInspectError(f"it cannot be read: {error.strerror or error}", path=path)
-
-
-def _missing_file_hint(path: str) -> str:
-    from difflib import get_close_matches
-
-    folder, name = os.path.split(path)
-    try:
-        names = os.listdir(folder or ".")
-    except OSError:
-        return f"there is no folder {folder}"
-    matches = get_close_matches(name, names, 1)
-    if matches:
-        return f"did you mean {shell_word(os.path.join(folder, matches[0]))}?"
-    return "a path without a leading / is relative to the folder in which the command runs"
 
 
 def _open_file(file: IO[bytes], path: str) -> Source:
@@ -219,7 +213,19 @@ def _open_file(file: IO[bytes], path: str) -> Source:
         descriptor = _regular_descriptor(file)
         if descriptor is not None:
             return LocalSource(os.dup(descriptor), path, file.tell())
-        return _copy_to_temporary(file, path)
+        import tempfile
+
+        # What can only be read once, and in order, is copied to a file without a name.
+        with tempfile.TemporaryFile() as copy:
+            chunk: object = file.read(CHUNK)
+            while isinstance(chunk, bytes | bytearray) and chunk:
+                copy.write(chunk)
+                chunk = file.read(CHUNK)
+            if not isinstance(chunk, bytes | bytearray):
+                hint = 'open it in binary mode: "rb"'
+                raise PtInspectError("it is open in text mode", path=path, hint=hint)
+            copy.flush()
+            return LocalSource(os.dup(copy.fileno()), path)
     except OSError as error:
         raise _read_error(error, path) from error
     except ValueError as error:  # "I/O operation on closed file"
@@ -239,23 +245,6 @@ def _regular_descriptor(file: IO[bytes]) -> int | None:
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(21, "it is a folder, not a file")
     return descriptor if stat.S_ISREG(mode) else None
-
-
-def _copy_to_temporary(file: IO[bytes], path: str) -> Source:
-    """Copy what can only be read once, and in order, to a temporary file without a name."""
-    import tempfile
-
-    with tempfile.TemporaryFile() as copy:
-        while True:
-            chunk: object = file.read(CHUNK)
-            if not isinstance(chunk, (bytes, bytearray)):
-                hint = 'open it in binary mode: "rb"'
-                raise PtInspectError("it is open in text mode", path=path, hint=hint)
-            if not chunk:
-                break
-            copy.write(chunk)
-        copy.flush()
-        return LocalSource(os.dup(copy.fileno()), path)
 
 
 # The files below a folder, and counts of what is left out
