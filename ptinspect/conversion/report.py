@@ -379,7 +379,8 @@ def _keys_by_bytes(plan: Plan) -> dict[object, list[str]]:
     """Return the keys of the tensors of each source storage and of each view."""
     keys: dict[object, list[str]] = {}
     for planned in plan.tensors:
-        if planned.tensor.storage is not None:
-            keys.setdefault(planned.tensor.storage.root, []).append(planned.key)
-            keys.setdefault(planned.tensor.view_key, []).append(planned.key)
+        tensor = planned.tensor.parts.get("values", planned.tensor)
+        if tensor.storage is not None:
+            keys.setdefault(tensor.storage.root, []).append(planned.key)
+            keys.setdefault(tensor.view_key, []).append(planned.key)
     return keys

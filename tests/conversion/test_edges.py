@@ -293,3 +293,25 @@ def test_a_storage_of_an_unknown_type_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match="a storage has an unknown type"):
         ptinspect.convert(tmp_path / "a.pt", tmp_path / "b.pt", to="same")
     assert not (tmp_path / "b.pt").exists()
+
+
+def test_values_of_sparse_and_nested_tensors_are_cast(tmp_path: Path) -> None:
+    dense = torch.eye(3) * 1e6
+    nested = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])
+    tensors = {"coo": dense.to_sparse(), "csr": dense.to_sparse_csr(), "n": nested, "w": dense}
+    torch.save(tensors, tmp_path / "a.pt")
+    report = ptinspect.convert(
+        tmp_path / "a.pt", tmp_path / "b.pt", dtype="float16", allow_overflow=True
+    )
+    written = torch.load(tmp_path / "b.pt")
+    for key, tensor in tensors.items():
+        assert written[key].dtype is torch.float16
+        if key != "n":
+            assert torch.equal(written[key].to_dense(), tensor.half().to_dense())
+    assert torch.equal(written["n"].unbind()[1], torch.ones(3).half())
+    assert all(item["changed"] for item in report.as_dict()["tensors"])
+    assert [item["tensors"] for item in report.as_dict()["lost_values"]] == [
+        ["coo"],
+        ["csr"],
+        ["w"],
+    ]

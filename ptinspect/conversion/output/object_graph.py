@@ -221,9 +221,10 @@ class ObjectGraph:
         if isinstance(plain, Tensor):
             return plain, self._layout.placements[id(plain)].dtype
         dense = self.dense_tensor(_unwrap_parameter(value))
-        placement = self._layout.placements.get(id(dense))
         document = self._owners.get(id(value), self._first)
         tensor = document.tensor_of(value) if document else None
+        values = tensor.parts.get("values", dense) if tensor else dense  # of sparse, nested tensors
+        placement = self._layout.placements.get(id(values))
         return tensor or dense, placement.dtype if placement else None
 
     def dump(self, root: Value) -> tuple[bytes, list[tuple[str, Sequence[Piece]]]]:

@@ -106,14 +106,13 @@ def locate_pieces(pieces: Iterable[Piece]) -> None:
             if length < storage.begin + storage.nbytes:
                 storage.check()
             begin = storage.begin + piece.start
-            if begin or length != piece.stop:
-                crc = None
+            crc = None if begin or length != piece.stop else crc
             piece.located = (None, 0, crc) if offset is None else (descriptor, offset + begin, crc)
 
 
 class PlannedTensor(NamedTuple):
     """A tensor of the output: its names there and in SRC, the tensor in SRC, and its dtype in the
-    output (None if it is not dense and written as it was)."""
+    output, or that of its values (None if they are written as they were)."""
 
     key: str
     source: str
@@ -130,7 +129,8 @@ class PlannedTensor(NamedTuple):
         """Size in the output."""
         if self.dtype is None or not self.is_cast:
             return self.tensor.nbytes
-        return self.tensor.numel * self.dtype.itemsize
+        values = self.tensor.parts.get("values", self.tensor)
+        return self.tensor.nbytes - values.nbytes + values.numel * self.dtype.itemsize
 
     def as_dict(self) -> dict[str, object]:
         """Return the object that `convert -f json` prints."""
