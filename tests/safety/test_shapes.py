@@ -84,7 +84,7 @@ def of_numpy() -> list[object]:
     arrays = [np.ones(3), np.ones((2, 3)).T, np.array(1.0), np.array(["a"]), np.array([None, 1])]
     arrays += [fields, fields.view(np.recarray), fields[0], fields.view(np.recarray)[0]]
     arrays += [np.array([1], ">i4"), np.array(["2024"], "M8[D]"), np.ones((2, 2)).view(np.matrix)]
-    arrays += [np.ma.array([1, 2], mask=[0, 1]), np.zeros((0, 3))]
+    arrays += [np.ma.array([1, 2], mask=[0, 1]), np.zeros((0, 3)), np.char.array(["a"])]
     numbers = [kind(1) for kind in (np.float16, np.float64, np.int8, np.uint64, np.bool_, np.str_)]
     generators = [rng.RandomState(0), rng.default_rng(0), rng.PCG64(1), rng.PCG64DXSM(1)]
     generators += [rng.MT19937(1), rng.Philox(1), rng.SFC64(1), rng.SeedSequence(1)]
@@ -147,7 +147,7 @@ def test_what_the_writers_write_is_clean(library: str) -> None:
 
 OLD = (
     # written by versions, systems or hardware that no test has
-    "pathlib._local.", "numpy.core.", "numpy._core.records.",
+    "pathlib._local.", "numpy.core.", "numpy._core.records.", "numpy._core.defchararray.",
     "numpy.ma.core.MaskedArray", "torch.nn.parameter.Parameter",
     "torch._utils._rebuild_mlc_tensor", "pandas.core.", "torch.jit._pickle.", "torch.nn.Parameter",
     "torch.nn.parameter.Buffer", "torch.nn.parameter.UninitializedTensorMixin",

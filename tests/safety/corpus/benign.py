@@ -121,6 +121,7 @@ def of_numpy() -> dict[str, tuple[Any, str]]:
         "object-array": (np.array(["a", None, 1, [1]], dtype=object), CLEAN),
         "strings": (np.array(["a", "bcd"]), CLEAN),
         "bytes": (np.array([b"a", b"bcd"]), CLEAN),
+        "texts": (np.char.array(["a", "bcd"]), CLEAN),
         "bool": (np.array([True]), CLEAN),
         "dates": (np.array(["2024-01-01"], dtype="M8[D]"), CLEAN),
         "structured": (structured, CLEAN),
