@@ -87,8 +87,14 @@ def judge_import(target: Value) -> Judgement:
         reason = "an extension code: its meaning depends on the machine that loads the file"
         return Judgement(UNKNOWN, f"copyreg.extension_{target.code}", reason)
     if isinstance(target, tuple):
-        if any(map(_is_not_text, target)):
-            return HARMLESS  # pickle stops here
+        for value in target:
+            func = value.func if isinstance(value, Call) and value.opcode == "NEWOBJ" else None
+            if not isinstance(value, str | Inert) or (
+                isinstance(func, Global)
+                and policy.is_known_package(func.module)
+                and policy.is_class_name(func.name)
+            ):
+                return HARMLESS  # not a text, but an object: pickle stops here
         return Judgement(DANGEROUS, "STACK_GLOBAL", "imports a name that the file computes")
     if not isinstance(target, Global) or policy.is_listed(target.module, target.name):
         return HARMLESS
@@ -97,18 +103,6 @@ def judge_import(target: Value) -> Judgement:
         return Judgement(UNKNOWN, target.path, _unlisted_reason(target))
     verdict = DANGEROUS if row.verdict == "dangerous" else UNKNOWN
     return Judgement(verdict, target.path, row.reason)
-
-
-def _is_not_text(value: Value) -> bool:
-    """Return True for a value other than a str, such as an object of a known package."""
-    if not isinstance(value, Call):
-        return not isinstance(value, str | Inert)
-    func = value.func if value.opcode == "NEWOBJ" else None
-    return (
-        isinstance(func, Global)
-        and policy.is_known_package(func.module)
-        and policy.is_class_name(func.name)
-    )
 
 
 def _unlisted_reason(name: Global) -> str:
@@ -230,9 +224,7 @@ def _judge_listed(
     if shape.acts:
         return Judgement(DANGEROUS, func.path, row.reason)
     for index, kind in shape.judged:
-        if (
-            kind == "pickle"
-        ):  # bytes that the callable loads: they are judged as a file of their own
+        if kind == "pickle":  # bytes that the callable loads: judged as a file of their own
             payload = values.literal_bytes(args[index])
             if payload is None:
                 return Judgement(DANGEROUS, func.path, "loads bytes that a call computes")

@@ -137,12 +137,9 @@ def scan_many(
     """
     files = list(find_files([os.fspath(path) for path in paths], exclude, Counter()))
     one = partial(
-        scan_file,
-        allow=tuple(allow),
-        allow_unknown=tuple(allow_unknown),
-        limits=(limits or LIMITS).shared_by(len(files)),
-        commands=tuple(commands),
-    )
+        scan_file, allow=tuple(allow), allow_unknown=tuple(allow_unknown),
+        limits=(limits or LIMITS).shared_by(len(files)), commands=tuple(commands),
+    )  # fmt: skip
     return map_files(one, files, jobs=jobs, executor=executor, progress=progress)
 
 

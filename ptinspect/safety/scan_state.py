@@ -13,7 +13,7 @@ from ptinspect.safety.report import UNKNOWN, Finding, ReadError, ScanReport, sho
 from ptinspect.text import count_text, join_names
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable, Collection
     from typing import TypeAlias
 
     from ptinspect.errors import PtInspectError
@@ -222,12 +222,6 @@ class ScanState:
         self.sparse += other.sparse
         self.weights_only_blockers |= other.weights_only_blockers
 
-    def finding_names(self) -> Iterator[str]:
-        """Yield the names of all findings, including those of members."""
-        yield from (finding.name for finding in self.findings.sorted())
-        for member in self.members:
-            yield from member.finding_names()
-
     def report(
         self, allow: Collection[str] = (), allow_unknown: Collection[str] = ()
     ) -> ScanReport:
@@ -282,7 +276,8 @@ def damaged_report(state: ScanState, report: ScanReport, source: Source) -> Scan
     Such a file is unreadable if all findings come from that: names that end in CR, and a zip whose
     offsets are wrong.
     """
-    names = list(state.finding_names())  # the report lists a part of them
+    names = [finding.name for finding in report.all_findings()]
+    names += report.left_out()  # nobody knows where further findings come from
     has_cr = any("\r" in name for name in names)
     cause = text_transfer_error(source) if state.errors else None
     cause = as_text_error() if has_cr else cause

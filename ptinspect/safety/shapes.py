@@ -228,7 +228,9 @@ def block_exceeds_table(args: tuple[Value, ...]) -> bool:
     if not args:
         return False  # created by NEWOBJ, and filled by BUILD
     blocks, axes = args
-    length = _axis_length(axes[0]) if isinstance(axes, list) and axes else None
+    index = axes[0] if isinstance(axes, list) and axes else None
+    fields = index.args[1] if isinstance(index, Call) and len(index.args) == 2 else None
+    length = _axis_length(fields) if isinstance(fields, dict) else None
     for block in blocks if isinstance(blocks, tuple) else (blocks,):
         placement = block.args[1] if isinstance(block, Call) and len(block.args) > 1 else None
         bounds = placement.args if isinstance(placement, Call) else ()
@@ -239,11 +241,8 @@ def block_exceeds_table(args: tuple[Value, ...]) -> bool:
     return False
 
 
-def _axis_length(index: Value) -> int | None:
+def _axis_length(fields: dict[Value, Value]) -> int | None:
     """Return the number of labels of `_new_Index(class, fields)`, or None if it is not recorded."""
-    fields = index.args[1] if isinstance(index, Call) and len(index.args) == 2 else None
-    if not isinstance(fields, dict):
-        return None
     start, stop, step = (fields.get(name) for name in ("start", "stop", "step"))
     if isinstance(start, int) and isinstance(stop, int) and step == 1:
         return max(stop - start, 0)

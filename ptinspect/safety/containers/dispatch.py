@@ -332,9 +332,8 @@ def _scan_compressed(source: Source, state: ScanState, head: bytes) -> bool:
             start = content.read(0, min(content.size, HEAD_BYTES))
             most = max(SMALL_PICKLE, source.size * state.limits.pickle_ratio)
             part = content
-            if (
-                pickles.may_begin_pickle(start) and content.size > most
-            ):  # each byte is an opcode to run
+            # Each byte of a pickle may be an opcode to run.
+            if pickles.may_begin_pickle(start) and content.size > most:
                 part = SliceSource(content, 0, most)
                 message = f"{source.size:,} bytes decompress to {content.size:,} bytes of a pickle"
                 where = Place(state.record)

@@ -143,7 +143,8 @@ class PickleScanner:
                 error.where = Place(self.record, error.where.offset - self.start)
             raise
         finally:
-            if recorder.skips_bytes:
+            # Otherwise no pickle begins here for pickle.load, which has read on.
+            if recorder.skips_bytes and offset >= self._plain_end:
                 self._scan_as_plain_pickle(offset)
         if self.data.find(b"gA", offset, pickled.end) >= 0:
             for position, decoded in payloads.find_base64(
@@ -179,10 +180,7 @@ class PickleScanner:
         return self._run(offset, Recorder()).end
 
     def _scan_as_plain_pickle(self, offset: int) -> None:
-        """Judge a pickle as pickle.load reads it, for which the bytes of arrays are opcodes, unless
-        it has read so far already: no pickle begins there for it."""
-        if offset < self._plain_end:
-            return
+        """Judge a pickle as pickle.load reads it, for which the bytes of arrays are opcodes."""
         recorder = Recorder()
         try:
             self._plain_end = run(

@@ -239,44 +239,38 @@ class ZipScanner:
     # --- records --------------------------------------------------------------------------
 
     def _scan_record(self, i: int) -> None:
-        state, name, size = self.state, self.directory.names[i], self.directory.sizes[i]
+        state, directory = self.state, self.directory
+        name, size = directory.names[i], directory.sizes[i]
         if not size and (name.endswith("/") or not name.endswith(".pkl")):
             return
-        if size <= _MAX_FACT and self._is_fact(i, size):
-            return
+        start = self.starts.get(i)
+        if (
+            size <= _MAX_FACT
+            and start is not None
+            and directory.methods[i] == STORED
+            and directory.packed[i] == size
+            and not directory.flags[i] & SECRET
+        ):  # an intact version or byte order, as most records of small files are
+            with suppress(PtInspectError):  # the error is reported when the record is opened
+                fact = self.source.read(start, size)
+                is_intact = not directory.has_crcs or zlib.crc32(fact) == directory.crcs[i]
+                if is_intact and _FACT.fullmatch(fact):
+                    return
         with self._open(i) as source:
             member = state.new_member(name)
             state.budget.scan_source(source, member)
-            if self.directory.has_crcs:
+            if directory.has_crcs:
                 data, start, stop = source.window()
                 crc = zlib.crc32(memoryview(data)[start:stop])
-                if crc != self.directory.crcs[i]:
-                    message = f"CRC {self.directory.crcs[i]:#010x}, its bytes have {crc:#010x}"
+                if crc != directory.crcs[i]:
+                    message = f"CRC {directory.crcs[i]:#010x}, its bytes have {crc:#010x}"
                     state.find("zip-crc", message, name)
-            if self.directory.methods[i] != STORED:
+            if directory.methods[i] != STORED:
                 for stream in member.streams:  # values refer to the bytes they were read from
                     stream.root = None
                     for each in stream.globals:
                         each.changes = None
             self._add_record(member, name)
-
-    def _is_fact(self, i: int, size: int) -> bool:
-        """Return True for an intact version or byte order, as most records of small files are."""
-        directory, start = self.directory, self.starts.get(i)
-        if (
-            start is None
-            or directory.methods[i] != STORED
-            or directory.packed[i] != size
-            or directory.flags[i] & SECRET
-        ):
-            return False
-        try:
-            data = self.source.read(start, size)
-        except PtInspectError:
-            return False  # the error is reported when the record is opened
-        if not _FACT.fullmatch(data):
-            return False
-        return not directory.has_crcs or zlib.crc32(data) == directory.crcs[i]
 
     def _open(self, i: int) -> Source:
         """Return the record's content: in place if it is stored, else decompressed."""
@@ -309,18 +303,13 @@ class ZipScanner:
     def _add_record(self, member: ScanState, name: str) -> None:
         state = self.state
         is_torch = state.format in _TORCH_FORMATS
-        is_unidentified = (
-            member.format != "compressed"
-            and bool(member.errors)
-            and all(isinstance(error, FormatError) for error in member.errors)
-        )
-        if is_unidentified and is_torch and not member.has_model_name and not member.findings:
+        is_named = member.format == "compressed" or member.has_model_name or member.findings
+        if is_torch and not is_named and set(map(type, member.errors)) == {FormatError}:
             self.bare_numbers += 1
             return
         if member.format == "program" or member.format in UNREAD_FORMATS:
-            state.find(
-                member.format, f"it contains {member.description}, which is not judged", name
-            )
+            reason = f"it contains {member.description}, which is not judged"
+            state.find(member.format, reason, name)
         if member.format == "git-lfs":  # `git lfs pull` cannot fetch it into an archive
             message = "it is a Git LFS pointer, and its content is elsewhere"
             state.errors.append(FormatError(message, where=Place(name)))
