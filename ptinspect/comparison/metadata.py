@@ -347,8 +347,7 @@ def compare_attributes(a: Document, b: Document) -> Iterator[EntryChange]:
 
 
 def _is_member(value: Value, document: Document) -> bool:
-    """Return True for a tensor, a module, or the handle of a hook, whose number counts all hooks
-    that a process has registered."""
+    """Return True for a tensor, a module, or a hook's handle, whose number counts all hooks."""
     if not isinstance(value, Call):
         return False
     is_handle = class_path(value) == "torch.utils.hooks.RemovableHandle"
@@ -366,7 +365,10 @@ def compare_optimizers(
     changes = []
     for path, x, y, change in _paired(optimizers_a, optimizers_b):
         if x is None or y is None:
-            changes.append(OptimizerChange(path, change, ()))
+            document, other = (a, b) if y is None else (b, a)
+            # No state_dict has the optimizer of a module.
+            if other.modules or not any(path[: len(i.root)] == i.root for i in document.modules):
+                changes.append(OptimizerChange(path, change, ()))
             continue
         details = _group_changes(a, b, x, y)
         aspects = ["param_groups"] if details else []

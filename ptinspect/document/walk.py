@@ -201,7 +201,7 @@ class _Walk:
         optimizer = optimizer_of(value, path)
         if optimizer is not None:
             self.contents.optimizers.append(optimizer)
-            inner = _Context("optimizer", entries=False)
+            inner = _Context("optimizer", False, context.persistent)
             return ((member_path, item, inner) for member_path, item in optimizer.members())
         return self.container(path, value, context)
 

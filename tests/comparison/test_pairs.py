@@ -409,6 +409,10 @@ def test_attributes_of_modules(net: Callable[..., Any], tmp_path: Path) -> None:
     changes = [(e["path"], e["change"]) for e in compare(*models, tmp_path)["entries"]]
     assert changes == [(["steps"], "removed"), (["extra"], "added")]
     assert compare(models[1], models[1].state_dict(), tmp_path)["same"]
+    models[1].optimizer = torch.optim.Adam(models[1].parameters())  # as agents have one
+    assert compare(models[1], models[1].state_dict(), tmp_path)["same"]
+    optimizers = compare(models[0], models[1], tmp_path)["optimizers"]
+    assert [(o["path"], o["change"]) for o in optimizers] == [(["optimizer"], "added")]
 
 
 def test_settings_that_are_tensors(tmp_path: Path) -> None:
