@@ -75,8 +75,8 @@ _CONFIGS = {"adapter_model": "adapter_config.json", "consolidated": "params.json
 needs none."""
 RANK_FILE = re.compile(r"model_world_size_(\d+)_rank_(\d+)\.pt")
 """The file of a rank, as FSDP trainers (verl) name it."""
-_METADATA = re.compile(r"__\d+\.metadata")
-"""The `.metadata` of one process, which torch writes with `use_collectives=False`."""
+_METADATA = re.compile(r"(?:__\d+)?\.metadata")
+"""With a number, it is of one process: torch writes it with `use_collectives=False`."""
 MEMBER = re.compile(
     r".*\.distcp|.*\.metadata|.*-\d+-of-\d+\.(?:safetensors|bin)|.*\.index(?:\.\w+)?\.json|"
     + f"{_MODEL.pattern}|{RANK_FILE.pattern}"
@@ -147,17 +147,14 @@ def _open(source: Source, limits: Limits, allow_index: bool) -> Archive:
         return archive
     if source.size <= MAX_TAG and allow_index and head:
         parent, name = os.path.split(source.path)
-        checkpoint = deepspeed_folder(parent) if name == LATEST else None
-        if checkpoint is not None:
+        if name == LATEST and (checkpoint := deepspeed_folder(parent)) is not None:
             return _reader("deepspeed")(source, checkpoint, _open_shard, limits)
-        iteration = megatron_folder(parent) if name == ITERATION else None
-        if iteration is not None:
+        if name == ITERATION and (iteration := megatron_folder(parent)) is not None:
             return _reader("megatron")(source, iteration, _open_shard, limits)
     if head.startswith(COMPRESSED):
         from ptinspect.formats.joblib import open_compressed
 
-        dump = open_compressed(source, head, limits)
-        if dump is not None:
+        if (dump := open_compressed(source, head, limits)) is not None:
             return dump
     named = identify_head(source, head, limits)
     if named is not None:
@@ -178,13 +175,16 @@ def _open(source: Source, limits: Limits, allow_index: bool) -> Archive:
             return read_shard_files(source, _open_shard, limits)
         return _reader(named.format)(source, limits)
     archive = _reader("pickle")(source, head, limits)
-    if b".checkpoint.metadata" in head and allow_index:
+    is_named = _METADATA.fullmatch(os.path.basename(source.path))
+    if allow_index and (is_named or b".checkpoint.metadata" in head):
         from ptinspect.formats.sharded import index_folder
         from ptinspect.formats.torch.distributed import is_metadata
 
         if is_metadata(archive.root):
             folder = index_folder(source)
             return _reader("torch-dcp")(source, archive.pickled, folder, _open_shard, limits)
+        if is_named and any(x.endswith(".distcp") for x in os.listdir(index_folder(source) or ".")):
+            raise DamagedError("it does not list the .distcp files", hint=DOWNLOAD_AGAIN)
     return archive
 
 
@@ -261,15 +261,15 @@ def main_file(folder: str) -> str | None:
     metadata = [name for name in names if _METADATA.fullmatch(name)]
     if ".metadata" in names or len(metadata) == 1:
         return os.path.join(folder, ".metadata" if ".metadata" in names else metadata[0])
-    ranks = sorted((m[1], int(m[2]), m[0]) for m in map(RANK_FILE.fullmatch, names) if m)
-    if ranks:  # of several worlds, the user has to choose
+    if ranks := sorted(
+        (m[1], int(m[2]), m[0]) for m in map(RANK_FILE.fullmatch, names) if m
+    ):  # of several worlds, the user has to choose
         return os.path.join(folder, ranks[0][2]) if ranks[0][0] == ranks[-1][0] else None
     if LATEST in names and deepspeed_folder(folder) is not None:
         return os.path.join(folder, LATEST)
     if ITERATION in names and megatron_folder(folder) is not None:
         return os.path.join(folder, ITERATION)
-    shards = sorted(filter(SHARD_FILE.fullmatch, names))
-    if shards:
+    if shards := sorted(filter(SHARD_FILE.fullmatch, names)):
         return os.path.join(folder, shards[0])
     models = _models(names)
     is_clear = models and (not models[0][0] or len({variant for variant, _ in models}) == 1)

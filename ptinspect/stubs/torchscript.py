@@ -102,9 +102,7 @@ def torchscript_stub(document: Document, sha256: str) -> str:
         constants=f"\n{CONSTANTS} = types.SimpleNamespace()" if CONSTANTS in used else "",
     )
     lines = [head, *(line for name in HELPERS if name in used for line in templates()[name].lines)]
-    lines += builder.functions
-    for item in written:
-        lines += ["", "", item.text.strip("\n")]
+    lines += [*builder.functions, *(x for d in written for x in ("", "", d.text.strip("\n")))]
     return "\n".join([*lines, "", "", *body.lines, "", "", "SAFE_GLOBALS = []"]) + "\n"
 
 

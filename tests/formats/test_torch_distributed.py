@@ -134,6 +134,14 @@ def with_place(metadata: Any, name: str, place: object) -> bytes:
     return pickle.dumps(metadata, protocol=4)
 
 
+@pytest.mark.parametrize("name", [b".checkpoint.metadata", b"Metadata", b"state_dict_metadata"])
+def test_a_metadata_with_a_flipped_bit_in_a_name_is_damaged(name: bytes, folder: Path) -> None:
+    path = folder / ".metadata"
+    path.write_bytes(path.read_bytes().replace(name, name[:-1] + b"c", 1))
+    with pytest.raises(ptinspect.DamagedError, match="it does not list the"):
+        ptinspect.open(folder)
+
+
 def test_an_evil_metadata_is_not_executed(folder: Path) -> None:
     class Evil:
         def __reduce__(self) -> object:

@@ -211,7 +211,9 @@ def undo_transform(source: Source, transform: str, limits: Limits) -> Source:
 
 def is_metadata(root: Value) -> bool:
     """Return True if a pickle's value is what `.metadata` holds."""
-    return isinstance(root, Call) and bool(_CLASS.fullmatch(class_path(root) or ""))
+    if not isinstance(root, Call) or not _CLASS.fullmatch(class_path(root) or ""):
+        return False
+    return as_mapping(attributes_of(root).get("state_dict_metadata")) is not None
 
 
 def read_dcp(
