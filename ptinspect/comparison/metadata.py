@@ -393,7 +393,7 @@ def compare_optimizers(
 def _group_changes(a: Document, b: Document, items_a: Optimizer, items_b: Optimizer) -> list[str]:
     if len(items_a.groups) != len(items_b.groups):
         return [f"{len(items_a.groups)} -> {len(items_b.groups)} param_groups"]
-    from ptinspect.display.summary_facts import format_hyperparameter
+    from ptinspect.display.summary_facts import format_hyperparameter as shown
 
     details = []
     for number, (group, entry_b) in enumerate(zip(items_a.groups, items_b.groups, strict=True)):
@@ -405,8 +405,7 @@ def _group_changes(a: Document, b: Document, items_a: Optimizer, items_b: Optimi
             else:
                 x, y = _setting(a, group.get(key)), _setting(b, entry_b.get(key))
             if (key in group) != (key in entry_b) or _digest(x, a) != _digest(y, b):
-                texts = format_hyperparameter(a, x), format_hyperparameter(b, y)
-                details.append(f"{label}{key_value(key)} {texts[0]} -> {texts[1]}")
+                details.append(f"{label}{key_value(key)} {shown(a, x)} -> {shown(b, y)}")
     return details
 
 
