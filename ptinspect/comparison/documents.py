@@ -13,7 +13,6 @@ from ptinspect.comparison.metadata import (
     compare_entries,
     compare_modules,
     compare_optimizers,
-    container_notes,
 )
 from ptinspect.comparison.numbers import ValueChange, compare_numbers, same_bytes
 from ptinspect.comparison.report import DiffReport
@@ -230,3 +229,13 @@ def _shared(tensors: dict[str, TensorInfo], keys: list[str]) -> set[frozenset[st
 def _checksum_notes(side: str, infos: list[TensorInfo]) -> list[Note]:
     """Return notes on changed tensors whose bytes do not match their recorded CRC-32."""
     return [Note("checksum", f"{side}: {w.message}") for w in checksum_warnings(infos)]
+
+
+def container_notes(a: Document, b: Document) -> list[Note]:
+    """Return notes on what the files record besides the compared contents."""
+    facts = (
+        ("format", a.archive.format, b.archive.format),
+        ("kind", a.kind, b.kind),
+        ("byteorder", f"{a.archive.byteorder}-endian", f"{b.archive.byteorder}-endian"),
+    )
+    return [Note(kind, f"{x} and {y}") for kind, x, y in facts if x != y]

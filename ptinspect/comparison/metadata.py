@@ -444,13 +444,3 @@ def _other_items(document: Document, value: Value) -> dict[str, bytes]:
         for key, item in items.items()
         if key_value(key) not in ("state", "param_groups")
     }
-
-
-def container_notes(a: Document, b: Document) -> list[Note]:
-    """Return notes on what the files record besides the compared contents."""
-    facts = (
-        ("format", a.archive.format, b.archive.format),
-        ("kind", a.kind, b.kind),
-        ("byteorder", f"{a.archive.byteorder}-endian", f"{b.archive.byteorder}-endian"),
-    )
-    return [Note(kind, f"{x} and {y}") for kind, x, y in facts if x != y]

@@ -91,8 +91,7 @@ def convert(
             tuple(map(parse_rename, as_tuple(rename))), add_prefix,
         ), tensors=TensorOptions(parse_dtype(dtype), parse_device(device), contiguous),
         shared=shared, set=set or {}, metadata=metadata or {}, plain=plain,
-        source=source, dst=target,
-        optimizer=None if optimizer is None else os.fspath(optimizer),
+        source=source, dst=target, optimizer=None if optimizer is None else os.fspath(optimizer),
         max_shard_size=max_shard_size, allow_overflow=allow_overflow, force=force and not dry_run,
     )  # fmt: skip
     options.check()

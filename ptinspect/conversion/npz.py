@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ptinspect.conversion.output.pieces import OutputFile
+from ptinspect.conversion.output.sink import OutputFile
 from ptinspect.conversion.output.torch_zip import MAX_UINT16, ZipWriter
 from ptinspect.conversion.safetensors import Entry, TensorFormat, encoding_problems
 from ptinspect.dtypes import DTYPES, numpy_code

@@ -28,8 +28,8 @@ from ptinspect.pickling.values import Value, key_value
 from ptinspect.text import join_names
 
 if TYPE_CHECKING:
-    from ptinspect.conversion.output.pieces import LostValues, OutputFile, PlannedTensor
-    from ptinspect.conversion.output.sink import ModificationGuard
+    from ptinspect.conversion.output.pieces import LostValues, PlannedTensor
+    from ptinspect.conversion.output.sink import ModificationGuard, OutputFile
     from ptinspect.document import Document
     from ptinspect.document.modules import Module
     from ptinspect.pickling.machine import Pickled

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from ptinspect.conversion.options import ConvertOptions
-    from ptinspect.conversion.output.pieces import LostValues, OutputFile, PlannedTensor
+    from ptinspect.conversion.output.pieces import LostValues, PlannedTensor
+    from ptinspect.conversion.output.sink import OutputFile
     from ptinspect.conversion.plan import ModelPart, Plan
     from ptinspect.document import Document
     from ptinspect.document.modules import Module

@@ -18,7 +18,6 @@ from ptinspect.conversion.options import parse_size
 from ptinspect.conversion.output.object_graph import ObjectGraph
 from ptinspect.conversion.output.pieces import (
     CAST_DTYPES,
-    OutputFile,
     Piece,
     PlannedTensor,
     SourceRange,
@@ -26,6 +25,7 @@ from ptinspect.conversion.output.pieces import (
     locate_pieces,
     storage_piece,
 )
+from ptinspect.conversion.output.sink import OutputFile
 from ptinspect.conversion.output.torch_zip import TensorOptions, check_bounds
 from ptinspect.conversion.plan import ModelPart, Plan
 from ptinspect.conversion.report import loss_warnings

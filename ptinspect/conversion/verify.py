@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ptinspect.conversion.options import ConvertOptions
-    from ptinspect.conversion.output.pieces import OutputFile, PlannedTensor
+    from ptinspect.conversion.output.pieces import PlannedTensor
+    from ptinspect.conversion.output.sink import OutputFile
     from ptinspect.conversion.plan import Plan
     from ptinspect.document.tensor import Tensor
     from ptinspect.limits import Limits

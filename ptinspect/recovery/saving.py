@@ -14,8 +14,7 @@ from ptinspect.atomic_file import atomic_outputs, check_destination, check_disk_
 from ptinspect.conversion.builtins_only import PlainValues
 from ptinspect.conversion.options import ConvertOptions, KeyEdits
 from ptinspect.conversion.output.object_graph import UNREPRESENTABLE, ObjectGraph
-from ptinspect.conversion.output.pieces import OutputFile
-from ptinspect.conversion.output.sink import ByteCounter, ModificationGuard, Sink
+from ptinspect.conversion.output.sink import ByteCounter, ModificationGuard, OutputFile, Sink
 from ptinspect.conversion.output.torch_zip import TensorOptions
 from ptinspect.conversion.safetensors import SAFETENSORS, plan_named_tensors
 from ptinspect.document.document import Document

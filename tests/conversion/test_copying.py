@@ -11,8 +11,8 @@ import pytest
 
 from ptinspect import atomic_file
 from ptinspect.conversion.output import sink as copy
-from ptinspect.conversion.output.pieces import BytesPiece, ConvertedRange, SourceRange
-from ptinspect.conversion.output.sink import LARGE, ModificationGuard, combine_crcs
+from ptinspect.conversion.output.pieces import BytesPiece, ConvertedRange, SourceRange, combine_crcs
+from ptinspect.conversion.output.sink import LARGE, ModificationGuard
 from ptinspect.document.elements import whole_elements
 from ptinspect.document.tensor import Storage
 from ptinspect.errors import DamagedError, PtInspectError

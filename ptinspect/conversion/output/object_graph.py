@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ptinspect.conversion.output.pieces import OutputFile, PlannedTensor, locate_pieces
+from ptinspect.conversion.output.pieces import PlannedTensor, locate_pieces
+from ptinspect.conversion.output.sink import OutputFile
 from ptinspect.conversion.output.torch_zip import (
     OutputStorage,
     StorageLayout,

@@ -7,6 +7,7 @@ first and written in one pass.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import groupby
 from math import isinf
 from operator import attrgetter
@@ -17,9 +18,8 @@ from ptinspect.document.elements import iter_contiguous, numpy_type, swap_bytes,
 from ptinspect.dtypes import DTYPES, DType
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator
 
-    from ptinspect.conversion.output.sink import Sink
     from ptinspect.document.tensor import Storage, Tensor
     from ptinspect.formats.archive import FileRange
 
@@ -144,25 +144,6 @@ class PlannedTensor(NamedTuple):
             "nbytes": self.nbytes,
             "changed": self.is_cast,
         }
-
-
-@dataclass(slots=True, repr=False, eq=False)
-class OutputFile:
-    """A file of the output: its final name, a function that writes it to a sink, the pickle or
-    header (`head`), and the keys of its storages with their bytes. `copied` and `changed` are the
-    numbers of bytes that are copied as they are, and that are converted from others."""
-
-    path: str
-    write: Callable[[Sink], None]
-    head: bytes
-    records: Sequence[tuple[str, Sequence[Piece]]] = ()
-    copied: int = field(init=False)
-    changed: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        pieces = [piece for _, record in self.records for piece in record]
-        self.changed = sum([piece.length for piece in pieces if piece.changed])
-        self.copied = sum([piece.length for piece in pieces]) - self.changed
 
 
 @dataclass(slots=True)
@@ -290,3 +271,31 @@ def dtype_converter(source: DType, target: DType, loss: LostValues | None = None
         return cast.tobytes()
 
     return convert
+
+
+def combine_crcs(first: int, second: int, length: int) -> int:
+    """Return the CRC-32 of two ranges of bytes, one after the other, from the CRC-32 of each and
+    the length of the second one. Source: crc32_combine of zlib."""
+    return _multiply(first, _power(length)) ^ second
+
+
+@cache
+def _power(length: int) -> int:
+    """Return x ** (8 * length), by which so many bytes that follow multiply a CRC-32."""
+    power, square = 1 << 31, 1 << 23
+    while length:
+        if length & 1:
+            power = _multiply(power, square)
+        square = _multiply(square, square)
+        length >>= 1
+    return power
+
+
+def _multiply(a: int, b: int) -> int:
+    """Multiply polynomials modulo that of CRC-32. Bit 31 is the coefficient of x ** 0."""
+    product = 0
+    for bit in range(31, -1, -1):
+        if a >> bit & 1:
+            product ^= b
+        b = b >> 1 ^ (0xEDB88320 if b & 1 else 0)
+    return product

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import errno
 import os
-from functools import cache
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 from zlib import crc32
 
 from ptinspect.atomic_file import map_os_errors, reserve_blocks
-from ptinspect.conversion.output.pieces import ConvertedRange, Piece, SourceRange
+from ptinspect.conversion.output.pieces import ConvertedRange, Piece, SourceRange, combine_crcs
 from ptinspect.errors import DamagedError, Place, PtInspectError
 
 if TYPE_CHECKING:
@@ -387,32 +387,23 @@ def _read_into(descriptor: int, buffer: memoryview, offset: int) -> int:
     return done
 
 
-def combine_crcs(first: int, second: int, length: int) -> int:
-    """Return the CRC-32 of two ranges of bytes, one after the other, from the CRC-32 of each and
-    the length of the second one. Source: crc32_combine of zlib."""
-    return _multiply(first, _power(length)) ^ second
+@dataclass(slots=True, repr=False, eq=False)
+class OutputFile:
+    """A file of the output: its final name, a function that writes it to a sink, the pickle or
+    header (`head`), and the keys of its storages with their bytes. `copied` and `changed` are the
+    numbers of bytes that are copied as they are, and that are converted from others."""
 
+    path: str
+    write: Callable[[Sink], None]
+    head: bytes
+    records: Sequence[tuple[str, Sequence[Piece]]] = ()
+    copied: int = field(init=False)
+    changed: int = field(init=False)
 
-@cache
-def _power(length: int) -> int:
-    """Return x ** (8 * length), by which so many bytes that follow multiply a CRC-32."""
-    power, square = 1 << 31, 1 << 23
-    while length:
-        if length & 1:
-            power = _multiply(power, square)
-        square = _multiply(square, square)
-        length >>= 1
-    return power
-
-
-def _multiply(a: int, b: int) -> int:
-    """Multiply polynomials modulo that of CRC-32. Bit 31 is the coefficient of x ** 0."""
-    product = 0
-    for bit in range(31, -1, -1):
-        if a >> bit & 1:
-            product ^= b
-        b = b >> 1 ^ (0xEDB88320 if b & 1 else 0)
-    return product
+    def __post_init__(self) -> None:
+        pieces = [piece for _, record in self.records for piece in record]
+        self.changed = sum([piece.length for piece in pieces if piece.changed])
+        self.copied = sum([piece.length for piece in pieces]) - self.changed
 
 
 class ModificationGuard:

@@ -27,9 +27,9 @@ from ptinspect.conversion.output.pieces import (
     BytesPiece,
     Piece,
     TensorPiece,
+    combine_crcs,
     storage_piece,
 )
-from ptinspect.conversion.output.sink import combine_crcs
 from ptinspect.document.elements import dense_storage, out_of_bounds_error
 from ptinspect.document.tensor import PACKED, Storage
 from ptinspect.dtypes import DTYPES, DType
