@@ -148,6 +148,7 @@ def _require_loader(path: str, file_format: str) -> None:
 def _job(document: Document, options: StubOptions, content: StubContent) -> dict[str, Any]:
     from ptinspect.display.tree import module_tree
     from ptinspect.document.entries import select_model
+    from ptinspect.safety.load_advice import NEED_PROCESS_GROUP
 
     built, path = select_model(document.modules, document.contents.state_dicts, options.entry)
     root = next((info for info in document.modules if info.module is built), None)
@@ -158,6 +159,7 @@ def _job(document: Document, options: StubOptions, content: StubContent) -> dict
         "try_weights_only": not content.safe_globals.blockers,
         "recovered_source": options.recorded_source,
         "format": document.archive.format,
+        "needs_process_group": any(name.path in NEED_PROCESS_GROUP for name in document.globals),
         "encoding": "latin1" if content.load_call.endswith('encoding="latin1")') else "utf-8",
     }
 

@@ -66,7 +66,7 @@ _RETURNED_CLASSES = {
 }
 
 # Loading objects of these classes fails without a process group.
-_NEED_PROCESS_GROUP = frozenset((
+NEED_PROCESS_GROUP = frozenset((
     "torch.nn.parallel.distributed.DistributedDataParallel",
     "torch.distributed._shard.sharded_tensor.api.ShardedTensor",
 ))  # fmt: skip
@@ -244,7 +244,7 @@ def pasteable(call: str, names: Iterable[Global], has_stub: bool = False) -> str
     in the file, and then calls. `has_stub`: the stub was advised, as model_def.py."""
     code, _, written_by = call.partition("  # written by: ")
     paths = [name.path for name in names]
-    if not written_by and not _NEED_PROCESS_GROUP.isdisjoint(paths):
+    if not written_by and not NEED_PROCESS_GROUP.isdisjoint(paths):
         code = call = _PROCESS_GROUP + call
     modules = {match[1] for match in _CALLED.finditer(code) if match[1]}
     if any(path.startswith("torch.nested.") for path in paths):

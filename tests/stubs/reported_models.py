@@ -163,6 +163,14 @@ def bound_method_of_torch():
 
 
 @saved
+def data_parallel():
+    """It is loaded only where there is a process group."""
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", rank=0, world_size=1, store=store)
+    return nn.parallel.DistributedDataParallel(nn.Linear(2, 2))
+
+
+@saved
 def not_copied():
     """Values that torch does not copy into a dense tensor, though it loads them."""
     warnings.simplefilter("ignore")

@@ -43,6 +43,9 @@ def check(job: dict[str, Any], results: Results, torch_failures: Results) -> Non
     stub = attempt(results, "import", lambda: importlib.import_module("model_def"))
     if stub is None:
         return
+    if job["needs_process_group"]:
+        store = torch.distributed.HashStore()
+        torch.distributed.init_process_group("gloo", rank=0, world_size=1, store=store)
     model_path = job["model_path"]
     loaded = attempt(results, "load", lambda: value_at(load_file(job), model_path))
     if job["try_weights_only"] and job["format"] not in ("pickle", "safetensors"):
