@@ -37,16 +37,16 @@ NEWEST_ZIP_VERSION = 10
 Source: `kMaxSupportedFileFormatVersion` in caffe2/serialize/versions.h.
 """
 
-_UNTYPED = "an untyped storage in a legacy file, which torch.load cannot read at all"
-_JAGGED = "a jagged tensor in a legacy file, where its data comes too late for torch.load"
 _JAGGED_MODULES = ("torch._dynamo", "torch.nested")
 """Modules without which torch does not load jagged tensors."""
 _DIM_RANGE = "torch._dynamo.decorators._DimRange"  # a name in them that they make a safe global
-_UNREADABLE_IN_LEGACY = {
-    "torch.storage.UntypedStorage": _UNTYPED,
-    "torch.UntypedStorage": _UNTYPED,
-    "torch.nested._internal.nested_tensor.NestedTensor": _JAGGED,
-}
+_UNREADABLE_IN_LEGACY = dict.fromkeys(
+    ("torch.storage.UntypedStorage", "torch.UntypedStorage"),
+    "an untyped storage in a legacy file, which torch.load cannot read",
+) | dict.fromkeys(
+    ("torch.nested._internal.nested_tensor.NestedTensor", "torch._utils._rebuild_nested_tensor"),
+    "a nested tensor in a legacy file, where its data comes too late for torch.load",
+)
 
 # torch wrote these functions once and no longer has them.
 _REMOVED_FUNCTIONS = frozenset(
@@ -119,7 +119,7 @@ def advise_loading(
         names, streams = (), ()
     elif format == "torch-ranks":  # the tensors that `convert` writes are ordinary ones
         names = [name for name in names if not name.startswith("torch.distributed.")]
-    refusals = _torch_refusals(format, facts)
+    refusals = _torch_refusals(format, facts, streams)
     reader = "torch-ranks" if refusals else format
     if format == "torch-dcp" and not has_pickles:
         reader = "safetensors of torch-dcp"
@@ -144,9 +144,13 @@ def advise_loading(
     )
 
 
-def _torch_refusals(format: str, facts: Mapping[str, object]) -> list[str]:
-    """Return why torch.load cannot read the container, whatever its options are."""
-    reasons = []
+def _torch_refusals(
+    format: str, facts: Mapping[str, object], streams: Sequence[Pickled]
+) -> list[str]:
+    """Return why torch.load cannot read the file, whatever its options are."""
+    names = {name.path for stream in streams for name in stream.globals}
+    unreadable = {_UNREADABLE_IN_LEGACY[name] for name in names & _UNREADABLE_IN_LEGACY.keys()}
+    reasons = sorted(unreadable) if format == "torch-legacy" else []
     if facts.get("tensors_folder"):
         reasons.append("the zip of torch 1.4, which torch.load no longer reads")
     version = str(facts.get("version", ""))
@@ -177,9 +181,6 @@ def _weights_only_blockers(format: str, streams: Sequence[Pickled]) -> list[str]
         blocked = [n.path for n in stream.globals if n.module in WEIGHTS_ONLY_BLOCKED_MODULES]
         if blocked:
             blockers.append(f"names that it never allows: {', '.join(blocked[:3])}")
-        if format == "torch-legacy":
-            legacy = (_UNREADABLE_IN_LEGACY.get(name.path) for name in stream.globals)
-            blockers += filter(None, legacy)
     return list(dict.fromkeys(blockers))
 
 

@@ -131,6 +131,21 @@ def test_a_zip_packed_again_is_converted_before_torch_loads_it(tmp_path: Path) -
     assert [answer.split()[0] for answer in answers] == ["no", "no", "yes", "yes"]
 
 
+@pytest.mark.parametrize("layout", ["strided", "jagged"])
+def test_a_nested_tensor_in_a_legacy_file_is_converted_first(layout: str, tmp_path: Path) -> None:
+    """torch calls the constructor before it has read the sizes: they are whatever is in memory."""
+    torch = pytest.importorskip("torch")
+    value = torch.nested.nested_tensor(
+        [torch.ones(2), torch.ones(3)], layout=getattr(torch, layout)
+    )
+    path = tmp_path / "nested.pt"
+    torch.save({"w": value}, path, _use_new_zipfile_serialization=False)
+    assert f"ptinspect convert {path} model.pt --to same" in scan(path).steps[-1]
+    ptinspect.convert(path, tmp_path / "model.pt", to="same")
+    loaded = torch.load(tmp_path / "model.pt", weights_only=False)["w"]
+    assert [row.tolist() for row in loaded.unbind()] == [[1.0, 1.0], [1.0, 1.0, 1.0]]
+
+
 def test_a_version_with_digits_that_int_refuses_is_none(tmp_path: Path) -> None:
     with (
         zipfile.ZipFile(FIXTURES / "seed/model_state_dict.pt") as source,

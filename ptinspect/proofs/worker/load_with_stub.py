@@ -44,7 +44,7 @@ def check(job: dict[str, Any], results: Results, torch_failures: Results) -> Non
     if stub is None:
         return
     if job["needs_process_group"]:
-        store = torch.distributed.HashStore()
+        store = torch.distributed.HashStore()  # type: ignore[attr-defined]
         torch.distributed.init_process_group("gloo", rank=0, world_size=1, store=store)
     model_path = job["model_path"]
     loaded = attempt(results, "load", lambda: value_at(load_file(job), model_path))
