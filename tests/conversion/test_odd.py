@@ -90,8 +90,11 @@ def test_one_number_that_stands_for_terabytes(tmp_path: Path) -> None:
     for dry_run in (True, False):
         error = refused(source, tmp_path / "o.safetensors", dry_run=dry_run)
         assert "70,368,744,177,664 bytes are needed" in error.message
-    convert(source, tmp_path / "o.pt", verify=False)
-    assert (tmp_path / "o.pt").stat().st_size < 4000
+    for dtype in (None, "float16"):
+        convert(source, tmp_path / "o.pt", dtype=dtype, verify=True, force=True)
+        assert (tmp_path / "o.pt").stat().st_size < 4000
+        loaded = torch.load(tmp_path / "o.pt")["x"]
+        assert (loaded[-1], loaded.shape, loaded.stride()) == (1.0, (1 << 44,), (0,))
 
 
 def test_views_of_every_kind_under_verify(tmp_path: Path) -> None:
