@@ -318,7 +318,7 @@ def test_weights_in_less_precision(dtype: str, tmp_path: Path, workers: Workers)
         k: v.to(getattr(torch, dtype)) if "weight" in k or "bias" in k else v
         for k, v in made["model"].items()
     }
-    assert kinds(faulty(workers, training.save(made), alone=1)) == ["dtype"]
+    assert kinds(faulty(workers, training.save(made), alone=0)) == ["dtype"]
 
 
 def test_a_missing_weight(tmp_path: Path, workers: Workers) -> None:
