@@ -256,7 +256,7 @@ def read_npz(
             refused[name] = error
             continue
         nbytes = array_nbytes(header, directory.sizes[index] - header.start, record)
-        span = ZipSpan(directory, index, header.start, nbytes)
+        span = ZipSpan(directory, index, header.start, nbytes, head[: header.start])
         values[name] = archive.add(name, header, span)
         _warn_of_rest(archive, record, header.start + nbytes, directory.sizes[index])
     if refused and not values:

@@ -28,6 +28,7 @@ from ptinspect.formats.zip_records import (
     LOCAL_HEADER,
     UTF8,
     apply_zip64,
+    combine_crcs,
     decode_name,
     decode_names,
     find_bounds,
@@ -355,20 +356,22 @@ class ZipDirectory:
 
 
 class ZipSpan(Span):
-    """The bytes of a record of a zip, or `length` of them from `first` on. The local header, which
-    locates them, is read on demand."""
+    """The bytes of a record of a zip, or `length` of them from `first` on; `head` are those before
+    them, if they are known. The local header, which locates them, is read on demand."""
 
-    __slots__ = ("directory", "first", "index")
+    __slots__ = ("directory", "first", "head", "index")
 
     def __init__(
-        self, directory: ZipDirectory, index: int, first: int = 0, length: int | None = None
-    ) -> None:
+        self, directory: ZipDirectory, index: int, first: int = 0, length: int | None = None,
+        head: bytes = b"",
+    ) -> None:  # fmt: skip
         self.record = directory.names[index]
         self.length = directory.sizes[index] if length is None else length
         self._base = directory.source.base
         self.directory = directory
         self.index = index
         self.first = first
+        self.head = head
 
     @property
     def start(self) -> int | None:
@@ -378,10 +381,17 @@ class ZipSpan(Span):
 
     @property
     def crc(self) -> int | None:
-        """See `Span.crc`. The CRC-32 of a record is that of all its bytes."""
-        directory = self.directory
-        is_whole = directory.has_crcs and self.length == directory.sizes[self.index]
-        return directory.crcs[self.index] if is_whole else None
+        """See `Span.crc`. That of the end of a record follows from those of the record and of its
+        head."""
+        directory, index, first = self.directory, self.index, len(self.head)
+        is_end = first == self.first and first + self.length == directory.sizes[index]
+        if not directory.has_crcs or not is_end:
+            return None
+        if not self.head:
+            return directory.crcs[index]
+        from zlib import crc32
+
+        return directory.crcs[index] ^ combine_crcs(crc32(self.head), 0, self.length)
 
     def chunks(self, source: Source, start: int, stop: int, size: int) -> Iterator[bytes]:
         """See `Span.chunks`. A compressed record is decompressed from its beginning."""

@@ -5,6 +5,7 @@ Source: PKWARE's APPNOTE.TXT, 4.3.12 to 4.3.16 and 4.5.3.
 
 from __future__ import annotations
 
+from functools import cache
 from struct import Struct
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -417,3 +418,31 @@ def truncated_zip_error(source: Source, limits: Limits = LIMITS) -> PtInspectErr
     order = {name: number for number, name in enumerate(records)}
     extents.sort(key=lambda extent: order.get(extent.name, len(order)))
     return truncated_error(TRUNCATED, main, extents)
+
+
+def combine_crcs(first: int, second: int, length: int) -> int:
+    """Return the CRC-32 of two ranges of bytes, one after the other, from the CRC-32 of each and
+    the length of the second one. Source: crc32_combine of zlib."""
+    return _multiply(first, _power(length)) ^ second
+
+
+@cache
+def _power(length: int) -> int:
+    """Return x ** (8 * length), by which so many bytes that follow multiply a CRC-32."""
+    power, square = 1 << 31, 1 << 23
+    while length:
+        if length & 1:
+            power = _multiply(power, square)
+        square = _multiply(square, square)
+        length >>= 1
+    return power
+
+
+def _multiply(a: int, b: int) -> int:
+    """Multiply polynomials modulo that of CRC-32. Bit 31 is the coefficient of x ** 0."""
+    product = 0
+    for bit in range(31, -1, -1):
+        if a >> bit & 1:
+            product ^= b
+        b = b >> 1 ^ (0xEDB88320 if b & 1 else 0)
+    return product

@@ -11,12 +11,13 @@ import pytest
 
 from ptinspect import atomic_file
 from ptinspect.conversion.output import sink as copy
-from ptinspect.conversion.output.pieces import BytesPiece, ConvertedRange, SourceRange, combine_crcs
+from ptinspect.conversion.output.pieces import BytesPiece, ConvertedRange, SourceRange
 from ptinspect.conversion.output.sink import LARGE, ModificationGuard
 from ptinspect.document.elements import whole_elements
 from ptinspect.document.tensor import Storage
 from ptinspect.errors import DamagedError, PtInspectError
 from ptinspect.formats.detect import open_archive
+from ptinspect.formats.zip_records import combine_crcs
 from ptinspect.source.local import open_source
 from tests.conversion.making import sink_to
 from tests.formats.making import Stored, make_zip, torch_zip

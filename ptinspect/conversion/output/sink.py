@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from zlib import crc32
 
 from ptinspect.atomic_file import map_os_errors, reserve_blocks
-from ptinspect.conversion.output.pieces import ConvertedRange, Piece, SourceRange, combine_crcs
+from ptinspect.conversion.output.pieces import ConvertedRange, Piece, SourceRange
 from ptinspect.errors import DamagedError, Place, PtInspectError
+from ptinspect.formats.zip_records import combine_crcs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

@@ -27,13 +27,13 @@ from ptinspect.conversion.output.pieces import (
     BytesPiece,
     Piece,
     TensorPiece,
-    combine_crcs,
     storage_piece,
 )
 from ptinspect.document.elements import dense_storage, out_of_bounds_error
 from ptinspect.document.tensor import PACKED, Storage
 from ptinspect.dtypes import DTYPES, DType
 from ptinspect.errors import UnsupportedError
+from ptinspect.formats.zip_records import combine_crcs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -292,14 +292,14 @@ def read_package(
     incomplete, LimitError if the source is longer than `MAX_SOURCE`."""
     archive = TorchPackage(source, directory, limits, folder)
     objects: dict[Value, Value] = {}
-    resources = []
+    resources, left = [], MAX_SOURCE
     for record, index in directory.index.items():
         name = record.removeprefix(folder)
         if name.startswith(".data/") or name in ("byteorder", "version") or name.endswith("/"):
             continue
         if name.endswith(".py"):
-            left = MAX_SOURCE - sum(map(len, archive.modules.values()))
             archive.modules[name] = archive.read_record(record, left).decode("utf-8", "replace")
+            left -= len(archive.modules[name])
             continue
         pickled = _read_pickle(archive, record, index)
         if pickled is None:
