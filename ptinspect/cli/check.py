@@ -123,10 +123,10 @@ def _answers(run: Callable[..., Report]) -> Callable[..., None]:
                 raise click.UsageError(f"{flag} cannot be used with --device cpu")
         if "plot" in options:  # a picture, which --force overwrites as well
             options["force"] = force
-        path = options.get("path")
-        with open_output(output, force=force, sources=[path] if path else []) as write:
+        sources = [options["path"] if "path" in options else " ".join(options["words"])]
+        with open_output(output, force=force, sources=sources) as write:
             with (
-                json_failure(output_format, output, path or " ".join(options["words"])),
+                json_failure(output_format, output, sources, force=force),
                 training_progress(hidden=no_progress) as progress,
             ):
                 report = run(progress=progress, **options)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
 from ptinspect.cli.output import (
@@ -18,9 +16,6 @@ from ptinspect.cli.output import (
     terminal_style,
     write_summary,
 )
-
-if TYPE_CHECKING:
-    pass
 
 
 @click.command("diff", short_help="Compare two models of any format.")
@@ -54,7 +49,7 @@ def command(
     from ptinspect.comparison.report import render_html, render_markdown, render_text
 
     with (
-        json_failure(output_format, output, a),
+        json_failure(output_format, output, (a, b)),
         progress_bar("comparing", hidden=no_progress) as progress,
     ):
         report = diff(

@@ -198,19 +198,21 @@ def open_output(
 
 
 @contextmanager
-def json_failure(output_format: str, output: str | None, path: str) -> Iterator[None]:
-    """With `-f json`, write the object of an error of the block in the place of the report.
-
-    `path` is the input, for an error that does not name its file. The error is raised again.
-    """
+def json_failure(
+    output_format: str, output: str | None, sources: Sequence[str], *, force: bool = False
+) -> Iterator[None]:
+    """With `-f json`, write the object of an error of the block in the place of the report, as
+    `open_output` would write that. The error is raised again. If it does not name its file, that
+    is the first of the `sources`."""
     try:
         yield
     except PtInspectError as error:
-        if output_format == "json" and (error.path or path) not in ("standard output", output):
+        is_about_output = error.path is not None and error.path in ("standard output", output)
+        if output_format == "json" and (not is_about_output or error.path in sources):
             from ptinspect.display.json import json_error
 
-            with open_output(output) as write:
-                write(json_error(error, error.path or path))
+            with open_output(output, force=force, sources=sources) as write:
+                write(json_error(error, error.path or sources[0]))
         raise
 
 

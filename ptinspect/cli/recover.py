@@ -38,7 +38,7 @@ def command(
     from ptinspect.recovery import recover
 
     with (
-        json_failure(output_format, output, src),
+        json_failure(output_format, output, (src, dst)),
         progress_bar("saving", hidden=no_progress) as progress,
     ):
         report = recover(src, dst, proved_only=proved_only, force=force, progress=progress)

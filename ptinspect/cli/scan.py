@@ -171,8 +171,6 @@ def _fitted(line: str, width: int | None, colour: bool) -> str:
     """Cut a finding to the terminal, and colour the verdict at its start or after the path."""
     if width is None:
         return line
-    import re
-
     from ptinspect.display.table import display_width
 
     end = width

@@ -177,6 +177,7 @@ def _load_facts(document: Document, hints: bool) -> Iterator[Fact]:
         dangerous_findings,
         has_safe_globals_line,
         load_advice,
+        load_call,
         pasteable,
         path_to_load,
     )
@@ -194,8 +195,7 @@ def _load_facts(document: Document, hints: bool) -> Iterator[Fact]:
         return
     path, call = path_to_load(document), advice.call
     if document.archive.format == "torch-dcp":  # whose own reader needs a model to fill
-        call = f'torch.load("model.pt")  # written by: ptinspect convert {shell_word(path)} '
-        call += "model.pt --to same"
+        call = load_call(path, "torch-ranks", "", "")
     yield "load", safe(pasteable(call, document.globals, hints and bool(advice.needs)))
     if document.archive.format == "safetensors" and path.endswith(".safetensors"):
         yield "", f"import torch; torch.load({safe(python_literal(path))})  # torch 2.13 or later"

@@ -35,7 +35,8 @@ class OptimizerReport(Report):
         if not self.ok:
             verdict = "the recorded optimizer state is not consistent with the recorded model"
         elif any(
-            {"model"} - {f.kind for f in r.undecided} and r.undecided for r in self.optimizers
+            result.undecided and all(fault.kind != "model" for fault in result.undecided)
+            for result in self.optimizers
         ):
             verdict = "nothing contradicts the recorded model, but not all is decided"
         elif any(result.model is None for result in self.optimizers):

@@ -28,11 +28,11 @@ SHAPE_LETTERS = {"REDUCE": "R", "NEWOBJ": "N", "NEWOBJ_EX": "N", "CLASS": "C"}
 _UNDEFINED_FUNCTION = "sympy.core.function._rebuild_undef"
 _MAX_EXAMINED = 64  # arguments of a call of another shape that are examined
 _SLOW_KINDS = re.compile(r"\[|\*|hashable|index|class|codec|pickle|!")
+_MAPPINGS = ("OrderedDict", "defaultdict", "Counter", "UserDict")
 
 # By the name of an allowed callable: the methods of its arguments that it may call. Sources:
 # torch/_utils.py; torch/nn/parameter.py (Parameter.__new__ calls data.detach()); and
 # Objects/dictobject.c (dict_update_arg looks up keys()).
-_MAPPINGS = ("OrderedDict", "defaultdict", "Counter", "UserDict")
 _METHODS_CALLED_BY = {
     "torch._utils._rebuild_parameter": _TENSOR_METHODS,
     "torch._utils._rebuild_parameter_with_state": _TENSOR_METHODS,

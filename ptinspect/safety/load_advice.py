@@ -139,7 +139,7 @@ def advise_loading(
         needs=[name for name in safe_globals if name.partition(".")[0] not in _WELL_KNOWN],
         safe_globals=safe_globals,
         map_location=map_location,
-        call=_load_call(path, reader, options, encoding),
+        call=load_call(path, reader, options, encoding),
         blockers=blockers,
     )
 
@@ -211,7 +211,7 @@ _OTHER_READERS = {
 """The call that reads a file of a format whose own reader is not torch.load."""
 
 
-def _load_call(path: str, format: str, options: str, encoding: str) -> str:
+def load_call(path: str, format: str, options: str, encoding: str) -> str:
     """Return the line of Python that loads the file, with its path as a literal."""
     literal = python_literal(path)
     if format == "pickle":

@@ -209,3 +209,20 @@ def test_json_of_a_failure(
         assert json.loads(Path("report.json").read_text("utf-8")) == answer
         failed = run(*words, "-f", "json", "-o", "nowhere/report.json")
         assert (failed.exit_code, failed.stdout) == (2, "")
+
+
+def test_the_json_of_a_failure_replaces_no_input(tmp_path: Path) -> None:
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text("{}")
+    report = tmp_path / "report.bin"
+    report.write_bytes(b"\0")
+    absent, source = tmp_path / "absent.pt", tmp_path / "a.bin"
+    source.write_bytes(b"no model")
+    for words in (["diff", absent, index], ["diff", index, absent], ["recover", index, absent]):
+        result = run(*words, "-f", "json", "-o", index)
+        assert result.exit_code == 2 and "it is the same file as" in result.stderr
+        assert index.read_text() == "{}"
+    # With --force the report may be binary, and the reason is that of the input.
+    result = run("check", "optimizer", source, "-f", "json", "-o", report, "--force")
+    assert result.exit_code == 2 and result.stderr.startswith(f"ptinspect: {source}: ")
+    assert json.loads(report.read_text())["file"] == {"path": str(source)}

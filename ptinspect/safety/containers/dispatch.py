@@ -143,12 +143,13 @@ def _check_sparse_indices(source: Source, state: ScanState) -> None:
     from ptinspect.formats.detect import open_archive
 
     calls, state.sparse = state.sparse, []
-    verdict, reason = DANGEROUS, "an index of a sparse tensor leads outside of it"
+    verdict, reason = DANGEROUS, ""
     try:
         document = Document(source, open_archive(source, state.limits), state.limits)
         for tensor in map(document.tensor_of, calls):
             if tensor is None:
                 raise FormatError("another form of sparse tensor")
+            reason = "an index of a sparse tensor leads outside of it"
             if tensor.layout == "jagged":
                 reason = "an offset of a nested tensor leads outside of its values"
             index_bytes = tensor.nbytes - tensor.parts["values"].nbytes

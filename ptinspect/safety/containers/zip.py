@@ -94,19 +94,19 @@ def scan_zip(source: Source, state: ScanState) -> None:
             continue
         seen.add((place, bounds.entries))
         part = SliceSource(source, shift, source.size - shift)
-        with suppress(PtInspectError):  # without a local header of its entries, nobody can use it
-            headers = ZipDirectory(part, state.limits, bounds).headers
-            inside = (header for header in headers if header + 4 <= part.size)
-            if all(part.read(header, 4) != records.LOCAL for header in inside):
-                continue
-        reason = "some readers of zips use another directory than others"
-        state.find("zip-directories", reason, f"directory @ {place}", DANGEROUS)
+        name = f"directory @ {place}"
         try:
-            member = state.new_member(f"directory @ {place}")
-            ZipScanner(part, ZipDirectory(part, state.limits, bounds), member).scan()
+            other = ZipDirectory(part, state.limits, bounds)
+            inside = (header for header in other.headers if header + 4 <= part.size)
+            if all(part.read(header, 4) != records.LOCAL for header in inside):
+                continue  # without a local header of its entries, nobody can use it
+            member = state.new_member(name)
+            ZipScanner(part, other, member).scan()
             state.members.append(member)
         except PtInspectError as damage:
             state.errors.append(damage)
+        reason = "some readers of zips use another directory than others"
+        state.find("zip-directories", reason, name, DANGEROUS)
     if error is not None:
         if not seen:
             _scan_without_directory(source, state)
