@@ -19,6 +19,7 @@ from ptinspect.document.entries import (
     value_at,
     value_finder,
 )
+from ptinspect.document.optim.matching import AVERAGE
 from ptinspect.document.tensor import Tensor
 from ptinspect.document.tensor_readers import array_tensor
 from ptinspect.errors import PtInspectError
@@ -54,7 +55,6 @@ _NO_MODELS = (
 """Entries of checkpoints of Lightning in which a module is an argument, and entries with the states
 of random number generators and of the optimizers of Optax."""
 
-_AVERAGE = re.compile(r"(?:^|[._])(?:ema|swa|avg|averaged?|shadow|polyak)(?:$|[._\d])", re.I)
 _KINDS = {
     "optimizer": "the state of an optimizer",
     "tensor": "one tensor",
@@ -238,7 +238,7 @@ def _parts_of_one_model(head: Path, document: Document) -> set[Path]:
     items = as_mapping(value_at(document.archive.root, head))
     if items is None or not all(isinstance(key, str) for key in items):
         return set()
-    if any(key in _ENTRY_OF_ONE_MODEL or _AVERAGE.search(str(key)) for key in items):
+    if any(key in _ENTRY_OF_ONE_MODEL or AVERAGE.search(str(key)) for key in items):
         return set()
     contents, length = document.contents, len(head)
     if any(info.root[:length] == head for info in contents.modules):
@@ -262,7 +262,7 @@ def is_array_state_dict(value: Value) -> bool:
 def _model_beside_averages(models: list[Subtree], document: Document) -> Subtree | None:
     """Return the only model that is not an average, if all others are averages of it, or are its
     own state_dict."""
-    averages = [m for m in models if any(_AVERAGE.search(str(step)) for step in m.path)]
+    averages = [m for m in models if any(AVERAGE.search(str(step)) for step in m.path)]
     rest = [model for model in models if model not in averages]
     if not rest:
         return None

@@ -15,7 +15,7 @@ from glob import escape
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from ptinspect.conversion.options import parse_size
-from ptinspect.conversion.output.object_graph import ObjectGraph
+from ptinspect.conversion.output.object_graph import UNREPRESENTABLE, ObjectGraph
 from ptinspect.conversion.output.pieces import (
     CAST_DTYPES,
     Piece,
@@ -86,11 +86,16 @@ class _Form(NamedTuple):
 
 
 def plan_named_tensors(
-    document: Document, path: str, options: ConvertOptions, target: TensorFormat
-) -> Plan:
-    """Return the plan of a file with tensors by name."""
-    graph = ObjectGraph(options.tensors)
+    document: Document, path: str, options: ConvertOptions, target: TensorFormat,
+    is_saved: Callable[[Tensor], bool] | None = None,
+) -> Plan:  # fmt: skip
+    """Return the plan of a file with tensors by name, those of a damaged file that `is_saved`."""
+    graph = ObjectGraph(options.tensors, is_saved or (lambda tensor: True))
     model = model_part(document, options, graph)
+    for key, value in [*model.items.items()] if is_saved else ():
+        tensor = document.tensor_of(value)
+        if value is UNREPRESENTABLE or (is_saved and tensor and not is_saved(tensor)):
+            del model.items[key], model.sources[key]
     if model.is_single:
         model.items = {target.single_name: model.value}
         model.sources = {target.single_name: model.name}

@@ -9,13 +9,21 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.document.entries import value_finder
 from ptinspect.document.tensor import Tensor
 from ptinspect.document.tensor_readers import array_tensor
 from ptinspect.document.tensors import TensorInfo, TensorReader
-from ptinspect.document.walk import Contents, DocumentWarning, ReadTensor, ReadTensors, walk
+from ptinspect.document.walk import (
+    Contents,
+    DocumentWarning,
+    ReadTensor,
+    ReadTensors,
+    joined,
+    walk,
+)
 from ptinspect.errors import PtInspectError, add_error_path
 from ptinspect.formats.archive import Archive, Finding
 from ptinspect.formats.detect import main_file_of_folder, open_archive, other_models
@@ -86,29 +94,38 @@ class Document:
         to them (detectron2, RLlib, Flax). In a file of torch.save one dict has to consist
         of them."""
         with add_error_path(self.path):
-            contents = self._walk(self._reader.read, self._reader.read_all)
-            arrays = {e.path[:-1] for e in contents.entries if e.type == "numpy.ndarray"}
+            walked = self._walk(self._reader.read, self._reader.read_all)
+            counts = [len(each.entries) for each in walked]
+            contents = joined(walked)
             has_weights = any(info.role != "optimizer" for info in contents.tensors)
-            if not arrays or contents.modules or has_weights:
+            has_arrays = any(entry.type == "numpy.ndarray" for entry in contents.entries)
+            if not has_arrays or contents.modules or has_weights:
                 return contents
-            find, self._numpy_weights = value_finder(self.archive.root), {}
-            for entry in contents.entries:
-                if entry.type.startswith("numpy.") and entry.path[:-1] in arrays:
-                    value = find(entry.path)
-                    self._numpy_weights[value] = array_tensor(
-                        as_array(value, scalars=True), self.archive
-                    )
-            with_arrays = self._walk(self.weight_of)
+            self._numpy_weights, left = {}, iter(contents.entries)
+            for index, (root, count) in enumerate(zip(self._roots, counts, strict=True)):
+                find, entries = value_finder(root), [*islice(left, count)]
+                arrays = {e.path[:-1] for e in entries if e.type == "numpy.ndarray"}
+                for entry in entries:
+                    if entry.type.startswith("numpy.") and entry.path[:-1] in arrays:
+                        value = find(entry.path[min(index, 1) :])
+                        array = as_array(value, scalars=True)
+                        self._numpy_weights[value] = array_tensor(array, self.archive)
+            with_arrays = joined(self._walk(self.weight_of))
             if self.archive.format == "pickle" or with_arrays.state_dicts:
                 return with_arrays
             self._numpy_weights = None
             return contents
 
-    def _walk(self, read: ReadTensor, read_all: ReadTensors | None = None) -> Contents:
-        contents = walk(self.archive.root, read, self.limits, (), read_all)
-        for index, root in enumerate(self.archive.more_roots, 1):
-            contents.append_root(walk(root, read, self.limits, (index,), read_all))
-        return contents
+    @property
+    def _roots(self) -> tuple[Value, ...]:
+        return (self.archive.root, *self.archive.more_roots)
+
+    def _walk(self, read: ReadTensor, read_all: ReadTensors | None = None) -> list[Contents]:
+        """Return the contents of each pickle. The paths in further ones begin with their number."""
+        return [
+            walk(root, read, self.limits, (index,) if index else (), read_all)
+            for index, root in enumerate(self._roots)
+        ]
 
     @property
     def has_numpy_weights(self) -> bool:

@@ -68,10 +68,14 @@ class Contents:
                 keyed[info.key] = info
         return keyed
 
-    def append_root(self, more: Contents) -> None:
-        """Add the results of another root."""
-        for results in fields(Contents):
-            getattr(self, results.name).extend(getattr(more, results.name))
+
+def joined(walked: list[Contents]) -> Contents:
+    """Return the results of several roots as one; those of the first are extended."""
+    first, *others = walked
+    for results in fields(Contents):
+        for more in others:
+            getattr(first, results.name).extend(getattr(more, results.name))
+    return first
 
 
 class _Context(NamedTuple):

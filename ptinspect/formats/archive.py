@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 CHUNK = 1 << 20
 """Bytes per read of long records."""
 
-SHARD_FILE = re.compile(r"shard-(\d{5,9})-model-(\d{5,9})-of-(\d{5,9})\.safetensors")
+SHARD_FILE = re.compile(r"shard-(\d{5,6})-model-(\d{5,6})-of-(\d{5,6})\.safetensors")
 """A file of HuggingFaceStorageWriter: the process, the number of the file, and that of files."""
 
 EMPTY_PICKLE = b"\x80\x02N."

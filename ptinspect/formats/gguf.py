@@ -93,8 +93,11 @@ class _Reader:
             return self.text()
         if kind in _SCALARS:
             return self.numbers(_SCALARS[kind])[0]
-        if kind != _ARRAY or depth > MAX_DEPTH:
+        if kind != _ARRAY:
             raise DamagedError(f"metadata of the unknown type {kind}", where=self.place())
+        if depth > MAX_DEPTH:
+            message = f"metadata with more than {MAX_DEPTH} arrays in arrays"
+            raise UnsupportedError(message, where=self.place())
         inner, count = self.numbers("IQ")
         is_skipped = inner in _SCALARS  # the rest of an array of numbers
         shown = []

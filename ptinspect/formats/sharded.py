@@ -60,6 +60,7 @@ from ptinspect.formats.torch.pieces import (
     sizes_of,
 )
 from ptinspect.limits import LIMITS, Limits
+from ptinspect.pickling.pyobjects import metadata_of
 from ptinspect.pickling.values import Call, Global, Value, key_value
 from ptinspect.text import bounded_repr, join_names, printable_name
 
@@ -214,12 +215,7 @@ def _shard_weights(part: Archive, number: int) -> dict[str, Value]:
 def _join_shards(archive: PicklelessArchive, index: IndexFile) -> None:
     """Combine the shards' tensors under their names, and compare them with the weight_map."""
     names, parts = index.shards, archive.parts
-    metadata: list[dict[Value, Value]] = []
-    for part in parts:  # `Module.state_dict` sets it on an OrderedDict
-        state = part.root.state if isinstance(part.root, Call) else None
-        items = state.get("_metadata") if isinstance(state, dict) else None
-        items = items.pairs if isinstance(items, Call) else items
-        metadata.append(items if isinstance(items, dict) else {})
+    metadata = [metadata_of(part.root) or {} for part in parts]
     weights = {
         name: _shard_weights(part, number)
         for number, (name, part) in enumerate(zip(names, parts, strict=True))
@@ -239,7 +235,7 @@ def _join_shards(archive: PicklelessArchive, index: IndexFile) -> None:
                 duplicates.append(f"{printable_name(key)} in {printable_name(name)}")
     root = ordered_dict((key, pairs[key]) for key in order_keys(pairs))
     if any(metadata):
-        merged = {str(key): value for each in metadata for key, value in each.items()}
+        merged: dict[Value, Value] = {k: value for each in metadata for k, value in each.items()}
         root.change().states.append({"_metadata": ordered_dict(merged)})
     archive.value = root
     only_safetensors = all(part.format == "safetensors" for part in parts)
@@ -327,8 +323,8 @@ def read_shard_files(
         spans = _shard_spans(archive.parts)
     except PtInspectError as error:
         archive.close()
-        error.hint = _COPY_ALL
-        error.hint += f": there is no {join_names(absent, 3)}" if absent else ""
+        if isinstance(error, DamagedError) and not error.hint:
+            error.hint = _COPY_ALL + (f": there is no {join_names(absent, 3)}" if absent else "")
         raise
     archive.spans.update(spans)
     archive.value = ordered_dict(
@@ -352,7 +348,7 @@ def _shard_spans(parts: list[Archive]) -> dict[str, PiecedSpan]:
         for name, value in text_items(part.root).items():
             where = f"{path}: {bounded_repr(name)}"
             elements = locate(part, value, where)
-            offsets = sizes_of(places.get(name), where)
+            offsets = sizes_of(places.get(name, (0,) * len(elements.shape)), where)
             if len(offsets) != len(elements.shape):
                 raise DamagedError(
                     f"{where} has {len(elements.shape)} dimensions, its offsets another number"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 from collections import Counter
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ptinspect.atomic_file import atomic_outputs, check_destination, check_disk_space
 from ptinspect.conversion.builtins_only import PlainValues
-from ptinspect.conversion.options import ConvertOptions, KeyEdits
+from ptinspect.conversion.options import ConvertOptions
 from ptinspect.conversion.output.object_graph import UNREPRESENTABLE, ObjectGraph
 from ptinspect.conversion.output.sink import ByteCounter, ModificationGuard, OutputFile, Sink
 from ptinspect.conversion.output.torch_zip import TensorOptions
@@ -301,10 +300,8 @@ def _planned(
 ) -> tuple[OutputFile, list[Tensor], list[str]]:
     """Return the file to write, its tensors, and the paths of values that it cannot hold."""
     if target.endswith(".safetensors"):
-        lost = [info.key for info in document.tensors.values() if not is_saved(info.tensor)]
-        edits = KeyEdits(exclude=tuple(map(glob.escape, lost)))
-        options = ConvertOptions("safetensors", edits=edits, source=document.path)
-        plan = plan_named_tensors(document, target, options, SAFETENSORS)
+        options = ConvertOptions("safetensors", source=document.path)
+        plan = plan_named_tensors(document, target, options, SAFETENSORS, is_saved)
         return plan.files[0], [planned.tensor for planned in plan.tensors], []
     graph = ObjectGraph(TensorOptions(), is_saved)
     values = _SavedValues(document, graph)

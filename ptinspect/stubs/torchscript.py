@@ -361,7 +361,7 @@ class ObjectBuilder:
                 if tensor is not None:
                     self.parameters.add(tensor.view_key)
         self.shared = {key for key, count in counts.items() if count > 1}
-        self.used |= {"views"} if len({key[:3] for key in counts}) < len(counts) else set()
+        self.used |= {"views/"} if len({key[:3] for key in counts}) < len(counts) else set()
         return order
 
     def _definition(self, value: Value) -> Definition:

@@ -271,6 +271,8 @@ def _loading(content: StubContent) -> list[str]:
         if content.convert_command:
             files = "files" if content.convert_command.endswith("--all-entries") else "a file"
             lines.append(f"`{content.convert_command}` writes {files} that weights_only can load.")
+        if call.startswith("torch.load(") and "weights_only" not in call and "#" not in call:
+            call = f"{call[:-1]}, weights_only=False)"
         if has_options and call.startswith(("torch.load(", "pickle.load(")):
             lines += ["Without weights_only:", f"    {call}"]
         return lines

@@ -214,3 +214,15 @@ def test_numbers_next_to_tensors_are_values(tmp_path: Path) -> None:
     with pytest.raises(PtInspectError, match="1 of 2 entries: epoch is not a tensor") as error:
         ptinspect.convert(tmp_path / "in.pt", tmp_path / "out.safetensors")
     assert "exclude='epoch'" in str(error.value.hint)
+
+
+def test_each_pickle_of_a_file_has_its_own_paths(tmp_path: Path) -> None:
+    """Item 1 of the first pickle is no place in the second one, whose paths begin with 1."""
+    for first in ([1, {"x": 1}, [1]], {"q": 1}):
+        path = tmp_path / "rows.pkl"
+        second = {"w": KERNEL, "s": np.float32(2.5)}
+        path.write_bytes(pickle.dumps(first) + pickle.dumps(second))
+        with ptinspect.open(path) as document:
+            values = {info.path: info.numpy() for info in document.tensors.values()}
+        assert values.keys() == {(1, "w"), (1, "s")}
+        assert np.array_equal(values[1, "w"], KERNEL) and values[1, "s"] == np.float32(2.5)

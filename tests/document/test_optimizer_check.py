@@ -796,3 +796,14 @@ def test_an_optimizer_that_may_be_that_of_two_models_is_undecided() -> None:
         assert (fit.model, fit.fits, set(fit.names)) == (None, True, {None})
         message = "it may be the optimizer of generator or discriminator: all fit"
         assert message in [fault.message for fault in fit.undecided]
+
+
+@pytest.mark.parametrize("name", ["semantic", "schema", "swap"])
+def test_a_part_whose_name_contains_ema_is_no_average(name: str) -> None:
+    parts = {"backbone": nn.Linear(2, 2), name: nn.Linear(2, 2)}
+    optimizer = optim.AdamW([p for part in parts.values() for p in part.parameters()])
+    parts[name](parts["backbone"](torch.ones(1, 2))).sum().backward()
+    optimizer.step()
+    states = {key: part.state_dict() for key, part in parts.items()}
+    found = checked({**states, "optimizer": optimizer.state_dict()})
+    assert found.fits and not found.undecided, found

@@ -543,3 +543,13 @@ def test_a_damaged_compressed_piece_is_an_error() -> None:
     damaged = MemorySource(b"no frame of zstd", "x.distcp", base=None)
     with pytest.raises(ptinspect.DamagedError, match="a compressed piece is damaged"):
         undo_transform(damaged, "stream.zstd/1", LIMITS)
+
+
+def test_a_file_of_that_name_without_offsets_is_a_whole_model(tmp_path: Path) -> None:
+    """As in HuggingFaceStorageReader.read_metadata, whose offsets are zeros then."""
+    torch = pytest.importorskip("torch")
+    save_file = pytest.importorskip("safetensors.torch").save_file
+    path = tmp_path / "shard-00001-model-00001-of-00001.safetensors"
+    save_file({"w": torch.arange(6.0).reshape(2, 3)}, path)
+    with ptinspect.open(path) as document:
+        assert document.tensors["w"].numpy().tolist() == [[0, 1, 2], [3, 4, 5]]

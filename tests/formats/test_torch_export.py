@@ -366,7 +366,7 @@ def test_constants_whose_facts_contradict_are_not_read(
         messages = [warning.message for warning in document.warnings]
     assert any(
         "constants in compiled code are not read" in message and words in message
-        and message.endswith(": layer.weight" if name != "other source" else ": ")
+        and message.endswith(": layer.weight" if name != "other source" else "writes it")
         for message in messages
     ), messages  # fmt: skip
 
@@ -459,3 +459,10 @@ def test_a_harmful_object_in_a_program_is_dangerous(tmp_path: Path) -> None:
     assert ptinspect.scan(path).verdict == "dangerous"
     shown = run("show", path)
     assert shown.exit_code == 0 and "opaque_obj_0, which is not read" in shown.stdout
+
+
+def test_a_library_without_constants_has_nothing_to_warn_of(tmp_path: Path) -> None:
+    path = library(tmp_path / "c.pt2", {"a.wrapper.so": elf(b"\0")}, [])
+    with ptinspect.open(path) as document:
+        messages = [warning.message for warning in document.warnings]
+    assert not any("constants" in message for message in messages), messages

@@ -382,3 +382,14 @@ def test_the_files_of_a_folder_are_compared_even_if_the_first_has_no_pieces(
     rank_files(tmp_path, {"w": torch.zeros(2)}, {"w": torch.ones(2)})
     result = run("convert", tmp_path, tmp_path / "out.pt", "--to", "same")
     assert result.exit_code == 2 and "'w' should be the same in" in result.stderr
+
+
+def test_values_that_are_one_object_are_named_in_every_place(tmp_path: Path) -> None:
+    """pickle writes an equal text once, and refers to it."""
+    torch = pytest.importorskip("torch")
+    for rank, text in enumerate(("alpha", "beta")):
+        value = {"w": torch.ones(2), "a": text, "b": text, "c": text[0], "d": text[0]}
+        torch.save(value, tmp_path / NAMES[rank])
+    with ptinspect.open(tmp_path) as document:
+        (warning,) = (each for each in document.warnings if each.kind == "rank-values")
+    assert warning.message.endswith(": a, b, c, d")

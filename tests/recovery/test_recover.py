@@ -460,3 +460,19 @@ def test_an_existing_target_is_kept_without_force(tmp_path: Path) -> None:
         recover(tmp_path / "a.pt", tmp_path / "b.pt")
     assert (tmp_path / "b.pt").read_text() == "mine"
     assert recover(tmp_path / "a.pt", tmp_path / "b.pt", force=True).ok
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "module"])
+def test_what_is_left_of_a_nested_model_as_safetensors(kind: str, tmp_path: Path) -> None:
+    """The keys of the model, without those of the tensors that are lost."""
+    model = torch.nn.Sequential(*(torch.nn.Linear(64, 64) for _ in range(4)))
+    source, cut = tmp_path / "in.pt", tmp_path / "cut.pt"
+    value = model if kind == "module" else {"model": model.state_dict(), "epoch": 3}
+    torch.save(value, source)
+    data = source.read_bytes()
+    cut.write_bytes(data[: len(data) * 6 // 10])
+    report = recover(str(cut), str(tmp_path / "out.safetensors"))
+    assert report.exit_code == 1 and 0 < report.as_dict()["totals"]["lost"] < 8
+    saved = load_file(tmp_path / "out.safetensors")
+    assert 0 < len(saved) < 8
+    assert all(torch.equal(tensor, model.state_dict()[key]) for key, tensor in saved.items())

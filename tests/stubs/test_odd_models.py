@@ -142,3 +142,23 @@ print(type(torch.load(sys.argv[1], weights_only=False).inner))
 """
     said = run_script(tmp_path, script, str(saved / "nested.pt"))
     assert said == "<class 'odd.parts.Inner'>\n"
+
+
+BAG = """
+import sys, torch
+class Bag(dict):
+    pass
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc, self.bag = torch.nn.Linear(2, 2), Bag(a=1)
+torch.save(Net(), sys.argv[1])
+"""
+
+
+def test_the_line_without_weights_only_says_so(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", BAG, str(tmp_path / "bag.pt")], check=True)
+    ptinspect.convert(tmp_path / "bag.pt", tmp_path / "cuda.pt", to="same", device="cuda:0")
+    lines = ptinspect.stub(tmp_path / "cuda.pt").splitlines()
+    line = lines[lines.index("Without weights_only:") + 1].strip()
+    assert line == 'torch.load("cuda.pt", map_location="cpu", weights_only=False)'

@@ -254,3 +254,16 @@ def test_an_enum_of_torchscript_is_read(tmp_path: Path) -> None:
         for name, data in members.items():
             target.writestr(name, pickle if name.endswith("/data.pkl") else data)
     assert '"c": Color(2)' in ptinspect.stub(tmp_path / "e.pt")
+
+
+def test_a_variable_named_views_is_no_view(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+
+    class Net(torch.nn.Module):  # type: ignore[misc, name-defined]
+        def forward(self, x: int) -> int:
+            views = x + 1
+            return views * views
+
+    torch.jit.save(torch.jit.script(Net()), tmp_path / "a.pt")
+    text = ptinspect.stub(tmp_path / "a.pt")
+    assert "views" in text and "Different views" not in text

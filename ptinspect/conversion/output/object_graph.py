@@ -215,9 +215,9 @@ class ObjectGraph:
         return dense.tensor if isinstance(dense, _DenseTensor) else dense
 
     def written_tensor(self, value: Value) -> tuple[Tensor | None, DType | None]:
-        """Return the tensor that a collected value is, like `Document.tensor_of`, and after `plan`
-        the dtype with which it is written. None for a tensor that is not dense, and two for any
-        other value."""
+        """Return the tensor that a collected value is, like `Document.tensor_of`, and after
+        `output_file` the dtype with which it is written. None for a tensor that is not dense, and
+        two for any other value."""
         plain = self._dense.get(id(value))
         if isinstance(plain, Tensor):
             return plain, self._layout.placements[id(plain)].dtype

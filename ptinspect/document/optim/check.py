@@ -92,7 +92,6 @@ def check_optimizers(document: Document, *, values: bool = True) -> list[Optimiz
         progress = f"a scheduler at step {brief_repr(steps)}"
     epoch = training_counter(document.entries, schedulers, EPOCHS)
     last_epoch = epoch.value if epoch is not None and isinstance(epoch.value, int) else None
-    checks = partial(_Check, document.weight_of, schedulers, progress, last_epoch)
     fits = []
     for optimizer in document.optimizers:
         if document.archive.format == "torch-dcp":
@@ -107,7 +106,9 @@ def check_optimizers(document: Document, *, values: bool = True) -> list[Optimiz
         match = best_match(slots, candidates, optimizer.path)
         if values and match is not None and len(slots) < len(match.weights.parameters):
             match = decide_copies(slots, match)
-        check = checks(optimizer, slots, match)
+        check = _Check(
+            document.weight_of, schedulers, progress, last_epoch, optimizer, slots, match
+        )
         fits.append(check.run(values, is_only_optimizer=len(document.optimizers) == 1))
     fit_at = {fit.optimizer.path: fit for fit in fits}
     for info in document.contents.tensors if values else ():

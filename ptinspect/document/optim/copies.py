@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.document.elements import contiguous, iter_contiguous
 from ptinspect.document.optim.matching import (
+    AVERAGE,
     FROZEN,
     Fault,
     Match,
@@ -131,8 +132,7 @@ def equal_averages(models: list[Weights]) -> Iterator[str]:
     """Yield a message for each average (EMA, SWA) that has the model's own numbers."""
     own = [model for model in models if not model.is_average]
     for average in models:
-        words = "_".join(map(str, average.path)).lower()
-        if not any(word in words for word in ("ema", "averaged", "shadow", "swa")):
+        if not any(AVERAGE.search(str(step)) for step in average.path):
             continue
         tensors = {weight.name.removeprefix("module."): weight.tensor for weight in average.order}
         for model in own:

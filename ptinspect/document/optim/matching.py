@@ -134,8 +134,7 @@ class Weights:
     @property
     def is_average(self) -> bool:
         """True if its path reads like that of an average of another model's weights."""
-        words = "_".join(map(str, self.path)).lower()
-        return any(word in words for word in ("ema", "averaged", "shadow", "swa", "best"))
+        return any(AVERAGE.search(str(x)) or "best" in str(x).lower() for x in self.path)
 
 
 def candidate_weights(contents: Contents) -> list[Weights]:
@@ -257,6 +256,9 @@ def slots_of(optimizer: Optimizer, tensor_of: Callable[[Value], Tensor | None]) 
 FROZEN = re.compile(r"(^|[._])(target|teacher|frozen|ema|momentum|ref|reference|old)([._\d]|$)")
 """Modules that are copies of others and not trained, such as the target network of a DQN."""
 
+AVERAGE = re.compile(r"(?:^|[._])(?:ema|swa|avg|averaged?|shadow|polyak)(?:$|[._\d])", re.I)
+"""Names of averages of a model's weights."""
+
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|\d+")
 _COMMON_WORDS = {"state", "dict", "model", "net", "opt", "optim", "optimizer"}
 
@@ -269,8 +271,8 @@ def best_match(slots: list[Slot], candidates: list[Weights], path: Path = ()) ->
     Of more than `MAX_MODELS` those with as many parameters are tried first.
     """
     if len(candidates) > MAX_MODELS:
-        same_count = [weights for weights in candidates if len(weights.parameters) == len(slots)]
-        candidates = [*same_count, *candidates][:MAX_MODELS]
+        candidates = sorted(candidates, key=lambda each: len(each.parameters) != len(slots))
+        candidates = candidates[:MAX_MODELS]
     matches = [_match(slots, weights) for weights in candidates]
 
     def distance(match: Match) -> tuple[int, int]:

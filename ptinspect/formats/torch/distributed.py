@@ -194,7 +194,7 @@ def undo_transform(source: Source, transform: str, limits: Limits) -> Source:
         import zstandard
     except ImportError:
         raise UnsupportedError(
-            "the pieces are compressed with zstd", hint="pip install zstandard"
+            "the pieces are compressed with zstd", hint="pip install 'ptinspect[zstd]'"
         ) from None
     most = limits.inflated_bytes
     reader: Any = zstandard.ZstdDecompressor().stream_reader(source.read(0, source.size))

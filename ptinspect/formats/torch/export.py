@@ -184,12 +184,16 @@ def _library_module(archive: TorchExport, records: list[str]) -> Value:
     text = archive.read_record(wrapper, MAX_JSON).decode("utf-8", "replace") if wrapper else ""
     listed = [match.groupdict() for match in _CONSTANT.finditer(text)]
     rows = [row for row in listed if row["folded"] == "false"]  # others: computed when loaded
+    is_known = len(listed) == text.count("].original_fqn = ")
+    if wrapper and not rows and is_known:
+        return None  # it has no constants, or only some that are computed when it is loaded
     problem, prefix, begin = "", str(len(archive.inner)), 0
     values: dict[str, dict[str, Value]] = {"weights": {}, "constants": {}}
     specs: list[dict[str, dict[str, str]]] = []
     try:
-        if len(listed) != text.count("].original_fqn = "):
-            raise DamagedError("their source is not as torch 2.13 writes it")
+        if not wrapper or not is_known:
+            state = "not as torch 2.13 writes it" if wrapper else "missing"
+            raise DamagedError(f"their source is {state}")
         size = sum(int(row["size"]) for row in rows)
         record, begin = _find_constants(archive, records, wrapper.removesuffix(".cpp"), size)
         archive.inner[prefix] = library = PicklelessArchive(
@@ -205,12 +209,10 @@ def _library_module(archive: TorchExport, records: list[str]) -> Value:
         offset, room = int(row["offset"]), 0 if row["layout"] != "strided" else int(row["size"])
         needed = required_numel(offset, shape, stride) * dtype.itemsize if dtype else room + 1
         if not problem and dtype and len(shape) == len(stride) and needed <= room:
-            is_stored = library.source.base is not None
-            library.spans[name] = (
-                ZipSpan(archive.directory, archive.directory.index[record], begin, needed)
-                if is_stored
-                else Span(record, needed, begin, None)
-            )
+            index = archive.directory.index[record]
+            library.spans[name] = ZipSpan(archive.directory, index, begin, needed)
+            if library.source.base is None:  # the record is compressed
+                library.spans[name] = Span(record, needed, begin, None)
             values["constants" if kind == "tensorconstant" else "weights"][name] = dense_tensor(
                 f"{prefix}:{name}", dtype, shape, row["device"] or "cpu", stride=stride,
                 offset=offset, nbytes=needed, requires_grad=kind == "parameter",
@@ -222,7 +224,8 @@ def _library_module(archive: TorchExport, records: list[str]) -> Value:
         text = f"not recorded whether parameters or buffers: {join_names(unknown)}"
         archive.warnings.append(Finding("compiled-code", text))
     if names or problem:
-        text = f"constants in compiled code are not read{problem}: {join_names(sorted(names))}"
+        listing = f": {join_names(sorted(names))}" if names else ""
+        text = f"constants in compiled code are not read{problem}{listing}"
         archive.warnings.append(Finding("unread-object", text))
     return _module({"input_specs": specs}, **values) if rows else None
 

@@ -204,7 +204,8 @@ def _merge(archive: RankFiles, name: str, values: dict[int, Any], depth: int = 0
     whole one. The name of values that differ is added to `archive.differing`."""
     identity = tuple(map(id, values.values()))
     first = next(iter(values.values()))
-    if isinstance(first, int) or identity not in archive.merged:  # small numbers are one object
+    is_shared = isinstance(first, Call | PersistentId | dict | list | tuple)
+    if not is_shared or identity not in archive.merged:  # equal numbers and texts are one object
         archive.merged[identity] = first
         shards = {number: _describe(archive, value, name) for number, value in values.items()}
         whole = {number: each for number, each in shards.items() if each is not None}

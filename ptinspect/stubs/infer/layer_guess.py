@@ -304,10 +304,13 @@ def _quantized_recurrent(weights: list[Tensor], is_cell: bool) -> Guess | None:
     if is_bidirectional:
         count //= 2
         args["bidirectional"] = TRUE
+    words: tuple[str, ...] = () if is_cell else (_RECURRENT_WORDS,)
+    if count == 2 and not is_bidirectional and size == hidden:
+        words += ("an LSTM or GRU of 2 layers could be a bidirectional one of 1",)
     args |= {"num_layers": Literal(str(count))} if count > 1 else {}
     args |= {"dtype": Name("torch.float16")} if not is_quantized(weights[0]) else {}
     call = call_expr(f"{QUANTIZED}.dynamic.{kind}{'Cell' * is_cell}", **args)
-    return Guess(call, () if is_cell else (_RECURRENT_WORDS,))
+    return Guess(call, words)
 
 
 def _quantized_convolution(weight: Tensor, bias: bool) -> Guess | None:

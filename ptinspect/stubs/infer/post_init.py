@@ -106,7 +106,9 @@ def infer_post_init(
         is_everywhere = len(accesses) >= MIN_MODULES and expr.depth == 0
         for node in nodes if is_everywhere else ():  # transformers sets some on all modules
             others = dict(node.module.other_attributes())
-            is_everywhere &= key in others and objects.expr_of(others[key]).text == text
+            if key not in others or objects.expr_of(others[key]).text != text:
+                is_everywhere = False
+                break
         if is_everywhere:
             in_loop.append(Assignment(nodes[0].access, f".{key}", expr, for_all_modules=True))
         else:
