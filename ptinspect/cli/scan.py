@@ -127,7 +127,7 @@ def command(
                 write(_fitted(cut(text), width, colour) + "\n")
     if output not in (None, "-") and not quiet:
         write_stderr(total_text(reports, skipped))
-    for message in unused_names(reports, allow):
+    for message in unused_names(reports, allow) if allow else ():
         write_stderr(f"ptinspect: {cut(message)}")
     is_unread = not reports and left_out[FOLDER_LINK]
     ctx.exit(2 if is_unread else exit_code(reports, fail_on))

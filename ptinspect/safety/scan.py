@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, TypeAlias
 from ptinspect.errors import PtInspectError
 from ptinspect.limits import LIMITS, Limits
 from ptinspect.safety.containers.dispatch import buffer_if_small, scan_source
-from ptinspect.safety.load_advice import next_steps, state_load_advice
 from ptinspect.safety.policy import load_policy
 from ptinspect.safety.report import (
     CLEAN,
@@ -96,6 +95,8 @@ def scan_file(
             if report.verdict != CLEAN:
                 report = damaged_report(state, report, source)
             if advise_clean or is_listed(report, several=True):
+                from ptinspect.safety.load_advice import next_steps, state_load_advice
+
                 load = None
                 if not state.errors and report.verdict != DANGEROUS:
                     load = state_load_advice(state)
@@ -296,12 +297,15 @@ def _scan_in_pools(scan: Scan, files: Sequence[str], batches: list[Batch], jobs:
 
 # --- forked processes ---------------------------------------------------------------------
 
+_SIGKILL = 9
+"""As in `signal`, whose import takes 1 ms."""
+
 _NUMBER = Struct("<I")
 _HEADER = Struct("<IQ")
 """The number of a batch, and the length of the reports that follow; 0 when the batch begins."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False, eq=False)
 class _Worker:
     """A forked process, the pipe of its answers, and the batch that it scans, since when."""
 
@@ -312,14 +316,15 @@ class _Worker:
 
     def kill(self) -> str:
         """End the process; return why it died if it was dead before."""
-        import signal
-
         os.close(self.answers)
         with suppress(OSError):  # where SIGCHLD is ignored, no process is left to wait for
-            os.kill(self.pid, signal.SIGKILL)
+            os.kill(self.pid, _SIGKILL)
             status = os.waitpid(self.pid, 0)[1]
-            if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGBUS:
-                return "the file became shorter while it was read, or its disk failed (SIGBUS)"
+            if os.WIFSIGNALED(status):
+                import signal
+
+                if os.WTERMSIG(status) == signal.SIGBUS:
+                    return "the file became shorter while it was read, or its disk failed (SIGBUS)"
         return _DIED
 
     def read(self, length: int) -> bytes:
@@ -338,7 +343,6 @@ def _scan_in_forks(scan: Scan, files: Sequence[str], batches: list[Batch], jobs:
     take, and when one worker dies, it loses the batches of all of them.
     """
     # What every worker would load for itself.
-    import _compat_pickle  # noqa: F401
     import json  # noqa: F401
 
     load_policy()
@@ -428,8 +432,11 @@ def _collect_reports(
                 if len(answer) == length:
                     continue
             else:
+                seconds = time.monotonic() - worker.began
+                if not worker.batch or seconds < BASE_SECONDS:
+                    continue
                 limit = _time_limit([files[index] for index in worker.batch])
-                if not worker.batch or time.monotonic() - worker.began < limit:
+                if seconds < limit:
                     continue
                 reason = f"it took more than {limit:.0f} seconds"
             del workers[worker.answers]

@@ -303,10 +303,11 @@ def find_files(paths: Iterable[str], exclude: Collection[str], left_out: LeftOut
     """
 
     def is_excluded(path: str) -> bool:
+        if not exclude:
+            return False
         from fnmatch import fnmatch
 
-        plain_path = path.replace(os.sep, "/") if exclude else ""
-        parts = plain_path.split("/")
+        parts = path.replace(os.sep, "/").split("/")
         parents = ["/".join(parts[: index + 1]) for index in range(len(parts))]
         return any(fnmatch(text, glob) for glob in exclude for text in (*parents, *parts))
 

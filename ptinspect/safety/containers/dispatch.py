@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 from ptinspect.errors import DamagedError, FormatError, LimitError, Place, PtInspectError
 from ptinspect.formats.archive import OutsideFolderError
 from ptinspect.formats.detect import HEAD_BYTES, identify_head
-from ptinspect.formats.sharded import index_folder, read_index_file
 from ptinspect.formats.signatures import ZIP_MAGIC, identify_text, is_tar, unknown_format_error
 from ptinspect.formats.zip_directory import SMALL_PICKLE
 from ptinspect.formats.zip_records import find_directories
@@ -386,6 +385,8 @@ def _scan_shards(source: Source, state: ScanState) -> None:
     A shard that is missing or unreadable makes the whole unreadable. An index inside another file
     is not followed.
     """
+    from ptinspect.formats.sharded import index_folder, read_index_file
+
     state.hint = None
     content = read_index_file(source, state.limits)
     folder = index_folder(source)
