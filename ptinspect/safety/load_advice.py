@@ -15,7 +15,7 @@ from ptinspect.pickling.pyobjects import function_path
 from ptinspect.pickling.values import Call, Global, PersistentId, TensorCall
 from ptinspect.report import LoadAdvice
 from ptinspect.safety.policy import WEIGHTS_ONLY_BLOCKED_MODULES, WEIGHTS_ONLY_NAMES, is_listed
-from ptinspect.text import join_names, python_literal, shell_word
+from ptinspect.text import join_names, python_literal, read_sections, shell_word
 from ptinspect.torchnn.classes import exists_in_torch, lookup
 
 if TYPE_CHECKING:
@@ -37,39 +37,23 @@ NEWEST_ZIP_VERSION = 10
 Source: `kMaxSupportedFileFormatVersion` in caffe2/serialize/versions.h.
 """
 
+_FOLDERS = ("deepspeed", "torch-dcp")  # formats whose reader takes a folder
 _JAGGED_MODULES = ("torch._dynamo", "torch.nested")
 """Modules without which torch does not load jagged tensors."""
 _DIM_RANGE = "torch._dynamo.decorators._DimRange"  # a name in them that they make a safe global
-_UNREADABLE_IN_LEGACY = dict.fromkeys(
-    ("torch.storage.UntypedStorage", "torch.UntypedStorage"),
-    "an untyped storage in a legacy file, which torch.load cannot read",
-) | dict.fromkeys(
-    ("torch.nested._internal.nested_tensor.NestedTensor", "torch._utils._rebuild_nested_tensor"),
-    "a nested tensor in a legacy file, where its data comes too late for torch.load",
-)
-
-# torch wrote these functions once and no longer has them.
-_REMOVED_FUNCTIONS = frozenset(
-    ("torch._utils._rebuild_sparse_csr_tensor", "torch._utils._rebuild_mlc_tensor")
-)
 
 _LOADABLE_FORMATS = frozenset(("torch-zip", "torch-legacy", "torch-legacy-tar", "pickle"))
 
-# A function of the same name hides the class's module: this is where the class can be found.
-_HIDDEN_CLASSES = {"torch.nn.parallel.data_parallel.DataParallel": "torch.nn.DataParallel"}
-
-# weights_only also asks for the class of what these return.
-_RETURNED_CLASSES = {
-    "numpy.dtype": "*map(type, map(numpy.dtype, numpy.sctypeDict))",
-    "numpy.random._pickle.__randomstate_ctor": "numpy.random.RandomState",
-    "numpy.random._pickle.__generator_ctor": "numpy.random.Generator",
+_FACTS = {
+    head: {key: value for key, _, value in (line.partition(" | ") for line in lines)}
+    for head, lines in read_sections("safety/loading.txt").items()
 }
+"""What `loading.txt` explains."""
 
-# Loading objects of these classes fails without a process group.
-NEED_PROCESS_GROUP = frozenset((
-    "torch.nn.parallel.distributed.DistributedDataParallel",
-    "torch.distributed._shard.sharded_tensor.api.ShardedTensor",
-))  # fmt: skip
+_READERS = _FACTS["readers"]
+NEED_PROCESS_GROUP = frozenset(_FACTS["process group"])
+"""Classes whose objects do not load without a process group."""
+
 _STORE = "store=torch.distributed.HashStore()"
 _PROCESS_GROUP = f'torch.distributed.init_process_group("gloo", rank=0, world_size=1, {_STORE}); '
 
@@ -115,7 +99,7 @@ def advise_loading(
         devices: the devices that tensors are recorded on.
     """
     has_pickles = bool(streams)
-    if format in _OTHER_READERS:  # torch.load does not read their pickles
+    if format in _READERS:  # torch.load does not read their pickles
         names, streams = (), ()
     elif format == "torch-ranks":  # the tensors that `convert` writes are ordinary ones
         names = [name for name in names if not name.startswith("torch.distributed.")]
@@ -149,7 +133,7 @@ def _torch_refusals(
 ) -> list[str]:
     """Return why torch.load cannot read the file, whatever its options are."""
     names = {name.path for stream in streams for name in stream.globals}
-    unreadable = {_UNREADABLE_IN_LEGACY[name] for name in names & _UNREADABLE_IN_LEGACY.keys()}
+    unreadable = {reason for name, reason in _FACTS["legacy"].items() if name in names}
     reasons = sorted(unreadable) if format == "torch-legacy" else []
     if facts.get("tensors_folder"):
         reasons.append("the zip of torch 1.4, which torch.load no longer reads")
@@ -167,9 +151,9 @@ def _torch_refusals(
 
 def _weights_only_blockers(format: str, streams: Sequence[Pickled]) -> list[str]:
     blockers = []
-    if format in _REFUSED_FORMATS:
-        blockers.append(_REFUSED_FORMATS[format])
-    elif format in _OTHER_READERS:
+    if format in _FACTS["refused"]:
+        blockers.append(_FACTS["refused"][format])
+    elif format in _READERS:
         blockers.append(f"a file of the format {format}, which torch.load does not read")
     for stream in streams:
         if stream.unsupported_opcodes:
@@ -184,33 +168,6 @@ def _weights_only_blockers(format: str, streams: Sequence[Pickled]) -> list[str]
     return list(dict.fromkeys(blockers))
 
 
-_REFUSED_FORMATS = {
-    "pickle": "a plain pickle, which torch.load does not read",
-    "torchscript": "a TorchScript archive, which weights_only refuses",
-    "torch-legacy-tar": "the tar of torch 0.1",
-}
-"""Formats that weights_only does not load, with the reason."""
-
-_FOLDERS = ("deepspeed", "torch-dcp")  # formats whose reader takes a folder
-_OTHER_READERS = {
-    "npy": "numpy.load({})",
-    "npz": "numpy.load({})",
-    "joblib": "joblib.load({})",
-    "deepspeed": "deepspeed.utils.zero_to_fp32.get_fp32_state_dict_from_zero_checkpoint({})",
-    "onnx": "onnx.load({})",
-    "gguf": "gguf.GGUFReader({})",
-    "torchscript": "torch.jit.load({})",
-    "torchscript before 1.4": "torch.jit.load({})  # torch 2.13 no longer does",
-    "torch-export": "torch.export.load({})",
-    "compiled torch-export": "torch._inductor.aoti_load_package({})",
-    "torch-package": "torch.package.PackageImporter({})",
-    "torch-dcp": "torch.distributed.checkpoint.load(state_dict, checkpoint_id={})",
-    "safetensors of torch-dcp": "torch.distributed.checkpoint.load(state_dict, storage_reader="
-    "torch.distributed.checkpoint.HuggingFaceStorageReader({}))",
-}
-"""The call that reads a file of a format whose own reader is not torch.load."""
-
-
 def load_call(path: str, format: str, options: str, encoding: str) -> str:
     """Return the line of Python that loads the file, with its path as a literal."""
     literal = python_literal(path)
@@ -221,9 +178,9 @@ def load_call(path: str, format: str, options: str, encoding: str) -> str:
     if format == "torch-ranks":
         command = f"ptinspect convert {shell_word(path)} model.pt --to same"
         return f'torch.load("model.pt"{options}{encoding})  # written by: {command}'
-    if format in _OTHER_READERS:
+    if format in _READERS:
         where = ', map_location="cpu"' if format == "torchscript" and "map_" in options else ""
-        return _OTHER_READERS[format].format(literal + where)
+        return _READERS[format].format(literal + where)
     if format in ("safetensors-index", "torch-index"):  # all shards that the index names
         folder = os.path.dirname(path)
         shard = f"os.path.join({python_literal(folder)}, f)" if folder else "f"
@@ -261,7 +218,7 @@ def is_in_today_torch(name: Global) -> bool:
         name.module != "torch.tensor"
         and not name.name.endswith("Error")
         and not name.module.startswith("torch.nn.quantized.")
-        and name.path not in _REMOVED_FUNCTIONS
+        and name.path not in _FACTS["removed"]
         and exists_in_torch(name.module, name.name)
     )
 
@@ -386,11 +343,11 @@ def safe_globals_line(state: ScanState, load: LoadAdvice) -> str | None:
         if not is_usable or "." in name.name or not name.path.replace(".", "").isidentifier():
             return None
     safe_globals = [
-        f'({_HIDDEN_CLASSES.get(name.path, name.path)}, "{name.path}")' for name in needed
+        f'({_FACTS["hidden"].get(name.path, name.path)}, "{name.path}")' for name in needed
     ]
     modules = {"torch", *(name.module for name in needed)}
     modules |= set(_JAGGED_MODULES if _is_jagged(state) else ())
-    if classes := [cls for name in needed if (cls := _RETURNED_CLASSES.get(name.path))]:
+    if classes := [cls for name in needed if (cls := _FACTS["returned"].get(name.path))]:
         safe_globals += classes
         modules.add("numpy")
     call = load.call.replace(", weights_only=False", "")
