@@ -22,27 +22,11 @@ if TYPE_CHECKING:
 
     from ptinspect.pickling.values import Value
 
-_TENSOR_METHODS = ("detach", "requires_grad_", "to", "numpy", "as_subclass")
 _CREATING = ("NEWOBJ", "CLASS")
 SHAPE_LETTERS = {"REDUCE": "R", "NEWOBJ": "N", "NEWOBJ_EX": "N", "CLASS": "C"}
 _UNDEFINED_FUNCTION = "sympy.core.function._rebuild_undef"
 _MAX_EXAMINED = 64  # arguments of a call of another shape that are examined
-_SLOW_KINDS = re.compile(r"\[|\*|hashable|index|class|codec|pickle|!")
-_MAPPINGS = ("OrderedDict", "defaultdict", "Counter", "UserDict")
-
-# By the name of an allowed callable: the methods of its arguments that it may call. Sources:
-# torch/_utils.py; torch/nn/parameter.py (Parameter.__new__ calls data.detach()); and
-# Objects/dictobject.c (dict_update_arg looks up keys()).
-_METHODS_CALLED_BY = {
-    "torch._utils._rebuild_parameter": _TENSOR_METHODS,
-    "torch._utils._rebuild_parameter_with_state": _TENSOR_METHODS,
-    "torch._utils._rebuild_device_tensor_from_cpu_tensor": _TENSOR_METHODS,
-    "torch.nn.parameter.Parameter": _TENSOR_METHODS,
-    "torch.nn.parameter.Buffer": _TENSOR_METHODS,
-    "torch.nn.Parameter": _TENSOR_METHODS,
-    "builtins.dict": values.MAPPING_METHODS,
-    **{f"collections.{name}": values.MAPPING_METHODS for name in _MAPPINGS},
-}
+_SLOW_KINDS = re.compile(r"\[|\*|hashable|index|class|codec|pickle|!|&")
 
 
 class Judgement(NamedTuple):
@@ -208,8 +192,8 @@ def _judge_listed(
 ) -> Judgement:  # fmt: skip
     """Judge a call of a callable with shapes: its own writer's calls, and all others."""
     shapes = parse_shapes(row.shapes)
-    for arg in args[:3] if func.path in _METHODS_CALLED_BY else ():
-        method = values.overridden_method(arg, _METHODS_CALLED_BY[func.path])
+    for arg in args[:3] if shapes.methods else ():
+        method = values.overridden_method(arg, shapes.methods)
         if method is not None:
             reason = f"calls {method}() of its argument, a method that the file has replaced"
             return Judgement(DANGEROUS, func.path, reason)
@@ -250,7 +234,7 @@ def quick_shapes(module: str, name: str) -> Shapes:
     if row is None or row.verdict not in ("allowed", "module"):
         return parse_shapes("")
     shapes = parse_shapes(row.shapes)
-    if path in RULES or path in _METHODS_CALLED_BY or _SLOW_KINDS.search(row.shapes):
+    if path in RULES or _SLOW_KINDS.search(row.shapes):
         calls = tuple(shape for shape in shapes.calls if shape.args(()) and not shape.acts)
         return shapes._replace(calls=calls)
     return shapes
@@ -355,12 +339,6 @@ def _judge_new(
 
 
 # --- rules for callables that call, create or load their arguments ------------------------
-
-ALIASING = (
-    "_functools.reduce", "_operator.getitem", "functools.reduce", "operator.getitem",
-    "types.GenericAlias",
-)  # fmt: skip
-"""Callables that return an annotation: setting its attributes sets those of the class itself."""
 
 
 def _rebuild_from_type(args: tuple[Value, ...], depth: int) -> Judgement:

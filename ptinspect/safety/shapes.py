@@ -24,7 +24,7 @@ from ptinspect.pickling.values import (
     TensorCall,
     Value,
 )
-from ptinspect.safety.values import codec_name
+from ptinspect.safety.values import MAPPING_METHODS, codec_name
 
 Kind = Callable[[Value], bool]
 """Returns True if a value is of the kind."""
@@ -55,12 +55,14 @@ class Shapes(NamedTuple):
         states: kinds of the states that BUILD sets.
         fills: the opcodes that fill its result.
         keywords_act: True if a call with keyword arguments does harm. No writer makes one.
+        methods: the methods of its arguments that it calls.
     """
 
     calls: tuple[CallShape, ...]
     states: tuple[Kind, ...]
     fills: frozenset[str]
     keywords_act: bool
+    methods: tuple[str, ...]
 
     def find_call(self, args: tuple[Value, ...], how: str) -> CallShape | None:
         """Return the shape of a call without keyword arguments."""
@@ -90,6 +92,12 @@ _FILLS = {
     "+pairs": ("SETITEM", "SETITEMS"),
     "+items": ("APPEND", "APPENDS"),
     "+members": ("ADDITEMS",),
+}
+# Sources: torch/_utils.py; torch/nn/parameter.py (Parameter.__new__ calls data.detach()); and
+# Objects/dictobject.c (dict_update_arg looks up keys()).
+_METHODS = {
+    "&tensor": ("detach", "requires_grad_", "to", "numpy", "as_subclass"),
+    "&mapping": MAPPING_METHODS,
 }
 
 
@@ -258,7 +266,7 @@ def _axis_length(fields: dict[Value, Value]) -> int | None:
 
 # --- notation -----------------------------------------------------------------------------
 
-_TOKEN = re.compile(r"[()\[\]|?*=!]|\+\w+|[^\s()\[\]|?*=!]+")
+_TOKEN = re.compile(r"[()\[\]|?*=!]|[+&]\w+|[^\s()\[\]|?*=!]+")
 
 
 @lru_cache(1024)
@@ -284,6 +292,7 @@ class _Parser:
         calls: list[CallShape] = []
         states: list[Kind] = []
         fills: list[str] = []
+        methods: tuple[str, ...] = ()
         keywords_act = False
         while self.tokens:
             if self._accept("-"):
@@ -292,6 +301,8 @@ class _Parser:
                 states.append(self._kind())
             elif self.tokens[-1] in _FILLS:
                 fills += _FILLS[self.tokens.pop()]
+            elif self.tokens[-1] in _METHODS:
+                methods = _METHODS[self.tokens.pop()]
             else:
                 acts = self._accept("!")
                 if acts and self._accept("keywords"):
@@ -302,7 +313,7 @@ class _Parser:
                     raise ValueError("a call without its arguments")
                 args, judged = self._items()
                 calls.append(CallShape(how, args, judged, acts))
-        return Shapes(tuple(calls), tuple(states), frozenset(fills), keywords_act)
+        return Shapes(tuple(calls), tuple(states), frozenset(fills), keywords_act, methods)
 
     def _items(self) -> tuple[Kind, tuple[tuple[int, str], ...]]:
         """Parse the kinds up to `)`. Return the kind of the whole tuple, and which are judged."""

@@ -43,8 +43,12 @@ _METHODS_CALLED_BY = {
 _WATCHED_ATTRIBUTES = frozenset(name for names in _METHODS_CALLED_BY.values() for name in names)
 _NOTABLE_ATTRIBUTES = _WATCHED_ATTRIBUTES.union(values.MEMORY_INTERFACES)
 
-# Callables that return something that may not belong to the file.
-_RETURNS_FOREIGN = frozenset(("builtins.getattr", *calls.ALIASING))
+# Callables that return something that may not belong to the file, such as an annotation, whose
+# attributes are those of the class itself.
+_RETURNS_FOREIGN = (
+    "builtins.getattr", "_functools.reduce", "_operator.getitem", "functools.reduce",
+    "operator.getitem", "types.GenericAlias",
+)  # fmt: skip
 
 _LOAD_FROM_BYTES = "torch.storage._load_from_bytes"
 

@@ -21,7 +21,7 @@ from ptinspect.formats.signatures import ZIP_MAGIC, identify_text, is_tar, unkno
 from ptinspect.formats.zip_directory import SMALL_PICKLE
 from ptinspect.formats.zip_records import find_directories
 from ptinspect.safety.containers import pickles
-from ptinspect.safety.containers.payloads import BASE64, UNREAD_FORMATS, decode_base64, scan_text
+from ptinspect.safety.containers.pickles import BASE64, UNREAD_FORMATS, decode_base64, scan_text
 from ptinspect.safety.containers.zip import scan_zip
 from ptinspect.safety.report import DANGEROUS, UNKNOWN
 from ptinspect.safety.scan_state import ScanState, scan_member

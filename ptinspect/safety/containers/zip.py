@@ -21,7 +21,7 @@ from ptinspect.formats.zip_directory import (
     find_concatenated_zips,
     pack_again,
 )
-from ptinspect.safety.containers.payloads import UNREAD_FORMATS, scan_suspect
+from ptinspect.safety.containers.pickles import UNREAD_FORMATS, scan_suspect
 from ptinspect.safety.report import DANGEROUS, UNKNOWN
 from ptinspect.safety.scan_state import scan_member
 from ptinspect.source.base import MemorySource, SliceSource
