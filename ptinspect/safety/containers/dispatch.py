@@ -50,7 +50,7 @@ def scan_source(source: Source, state: ScanState) -> None:
     try:
         head = source.read(0, min(source.size, HEAD_BYTES))
         if head.startswith(ZIP_MAGIC):
-            _scan_archive("zip", source, state)
+            scan_zip(source, state)
         else:
             _scan_unless_zip(source, state, head)
         if state.format not in _TAR_FORMATS and is_tar(head):  # torch.load tries tarfile first
@@ -96,7 +96,7 @@ def _scan_unless_zip(source: Source, state: ScanState, head: bytes) -> None:
         from ptinspect.formats.torch.zip_file import BYTES_BEFORE_ZIP
         from ptinspect.formats.zip_records import cut_command
 
-        _scan_archive("zip", zip_at_end, state)
+        scan_zip(zip_at_end, state)
         state.find("zip-prefix", "bytes precede the zip", state.record)
         state.facts["refused"] = [BYTES_BEFORE_ZIP]
         if shift:
@@ -107,25 +107,18 @@ def _scan_unless_zip(source: Source, state: ScanState, head: bytes) -> None:
 
 
 def _scan_as_second_format(source: Source, state: ScanState, kind: str) -> None:
+    from ptinspect.safety.containers.tar import scan_tar  # few files need it
+
     _add_two_formats(state, f"{state.description or state.format} and a {kind}")
     state.skipped = False
     member = state.new_member(kind)
-    _scan_archive(kind, source, member)
+    (scan_tar if kind == "tar" else scan_zip)(source, member)
     state.members.append(member)
 
 
 def _add_two_formats(state: ScanState, formats: str) -> None:
     reason = f"it is {formats} at once: readers disagree about what it is"
     state.find("two-formats", reason, state.record)
-
-
-def _scan_archive(kind: str, source: Source, state: ScanState) -> None:
-    if kind == "zip":
-        scan_zip(source, state)
-    else:  # few files need it
-        from ptinspect.safety.containers.tar import scan_tar
-
-        scan_tar(source, state)
 
 
 # --- sparse tensors -----------------------------------------------------------------------
@@ -217,38 +210,34 @@ def _try_pickles(source: Source, state: ScanState, head: bytes, identity: Identi
     if not must_be_pickle:
         trial = ScanState(state.path, state.record, state.depth, state.budget)
     scanner = pickles.scan_pickles(trial, data, start, stop, state.record)
-    if identity is not None:  # it begins like another format
-        if scanner.is_harmful:
-            _add_two_formats(state, f"{identity.description} and a pickle")
-            _adopt(state, trial, scanner)
-        return False
     # A few bytes of another format can happen to be a pickle of a plain value.
-    if trial.streams and (
-        head[:1] == b"\x80"
-        or trial.streams[0].globals
-        or isinstance(trial.streams[0].root, dict | list | tuple)
-        or all(finding.name != "trailing-bytes" for finding in trial.findings.sorted())
-    ):
-        _adopt(state, trial, scanner)
-        return True
-    must_be_pickle = must_be_pickle or any(  # so much of it ran, or a limit ended it
-        isinstance(error, LimitError)
-        or ((error.where and error.where.offset) or 0) >= _MIN_PICKLE_RUN
-        for error in trial.errors
+    is_pickle = scanner.is_harmful or (
+        bool(trial.streams)
+        and (
+            head[:1] == b"\x80"
+            or trial.streams[0].globals
+            or isinstance(trial.streams[0].root, dict | list | tuple)
+            or all(finding.name != "trailing-bytes" for finding in trial.findings.sorted())
+        )
     )
-    if scanner.is_harmful or must_be_pickle:
-        trial.format = trial.format if trial.format != "unknown" else "pickle"
-        _adopt(state, trial, scanner)
-        return True
-    return False
-
-
-def _adopt(state: ScanState, trial: ScanState, scanner: pickles.PickleScanner) -> None:
-    state.format, state.description, state.hint = trial.format, "a pickle", trial.hint
-    if trial is not state:
-        state.merge(trial)
-    scanner.state = state
-    scanner.scan_found()
+    if not is_pickle:  # unless so much of it ran, or a limit ended it
+        is_pickle = must_be_pickle or any(
+            isinstance(error, LimitError)
+            or ((error.where and error.where.offset) or 0) >= _MIN_PICKLE_RUN
+            for error in trial.errors
+        )
+    if identity is not None:  # it begins like another format
+        is_pickle = scanner.is_harmful
+        if is_pickle:
+            _add_two_formats(state, f"{identity.description} and a pickle")
+    if is_pickle:
+        state.format = trial.format if trial.format != "unknown" else "pickle"
+        state.description, state.hint = "a pickle", trial.hint
+        if trial is not state:
+            state.merge(trial)
+        scanner.state = state
+        scanner.scan_found()
+    return is_pickle and identity is None
 
 
 # --- other formats ------------------------------------------------------------------------
@@ -271,7 +260,9 @@ def _scan_identified(
     if identity.format in ("git-lfs", "npz"):  # an npz without arrays
         return
     if identity.format in _TAR_FORMATS:
-        _scan_archive("tar", source, state)
+        from ptinspect.safety.containers.tar import scan_tar
+
+        scan_tar(source, state)
     elif identity.format == "npy":
         _scan_arrays(source, state)
     elif identity.format == "compressed" and _scan_compressed(source, state, head):
