@@ -301,3 +301,45 @@ def _boxes(band: Tensor) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
     for first in product(*starts):
         ends = zip(first, lengths, band.shape, strict=True)
         yield first, tuple(min(length, n - index) for index, length, n in ends)
+
+
+# --- indices of sparse tensors -------------------------------------------------------------
+
+
+def leads_outside(tensor: Tensor) -> bool:
+    """Return True if an index of a sparse tensor is not one of its rows, columns or values, or a
+    part of a nested tensor reaches past its values. UnsupportedError if torch converts the indices
+    first."""
+    values = tensor.parts["values"]
+    parts = [part for part in tensor.parts.values() if part is not values]
+    numbers = []
+    for part in parts:
+        if part.dtype is None or part.dtype.name not in ("int32", "int64"):
+            raise UnsupportedError("indices of another type, which torch converts")
+        data = memoryview(contiguous(part))
+        numbers.append(data.cast("i") if part.dtype.itemsize == 4 else data.cast("q"))
+    if tensor.layout == "jagged":
+        count = values.shape[tensor.shape.index(-1) - 1]
+        if count > values.shape[0]:  # the dimension may be set after the call
+            raise UnsupportedError("a nested tensor whose ragged dimension is not the first one")
+        ends = [0, *numbers[0], count]
+        return ends != sorted(ends) or any(
+            not 0 <= length <= count - start
+            for lengths in numbers[1:]
+            for start, length in zip(ends[1:], lengths, strict=False)
+        )
+    count, batch = parts[-1].shape[-1], len(parts[0].shape) - 1
+    if tensor.layout == "sparse_coo":
+        numbers = [numbers[0][i * count : (i + 1) * count] for i in range(parts[0].shape[0])]
+        sizes = tensor.shape[: len(numbers)]
+    else:
+        dims = [batch, batch + 1] if tensor.layout[-1] == "r" else [batch + 1, batch]
+        blocks = values.shape[batch + 1 :] if tensor.layout[7] == "b" else (1, 1)
+        lengths = [tensor.shape[dim] // blocks[dim - batch] for dim in dims]
+        if parts[0].shape[-1] != lengths[0] + 1 or values.shape[: batch + 1] != parts[1].shape:
+            return True
+        sizes = (count + 1, lengths[1])
+    return any(
+        min(row, default=0) < 0 or max(row, default=-1) >= size
+        for row, size in zip(numbers, sizes, strict=True)
+    )

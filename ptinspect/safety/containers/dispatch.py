@@ -29,7 +29,6 @@ from ptinspect.source.base import MemorySource, SliceSource
 from ptinspect.source.local import MAX_COPY_BYTES, open_source
 
 if TYPE_CHECKING:
-    from ptinspect.document.tensor import Tensor
     from ptinspect.formats.signatures import Identity
     from ptinspect.source.base import Source
 
@@ -132,6 +131,7 @@ def _check_sparse_indices(source: Source, state: ScanState) -> None:
     Source: torch/_utils.py, _validate_loaded_sparse_tensors.
     """
     from ptinspect.document.document import Document
+    from ptinspect.document.elements import leads_outside
     from ptinspect.formats.detect import open_archive
 
     calls, state.sparse = state.sparse, []
@@ -146,7 +146,7 @@ def _check_sparse_indices(source: Source, state: ScanState) -> None:
                 reason = "an offset of a nested tensor leads outside of its values"
             index_bytes = tensor.nbytes - tensor.parts["values"].nbytes
             state.budget.count_unpacked(index_bytes, state.record)  # many may share a storage
-            if _leads_outside(tensor):
+            if leads_outside(tensor):
                 break
         else:
             return
@@ -155,46 +155,6 @@ def _check_sparse_indices(source: Source, state: ScanState) -> None:
     except (IndexError, TypeError, ValueError, ZeroDivisionError):
         pass  # the shapes of its parts do not fit together
     state.find("sparse-indices", reason, state.record, verdict)
-
-
-def _leads_outside(tensor: Tensor) -> bool:
-    """Return True if an index of a sparse tensor is not one of its rows, columns or values, or a
-    part of a nested tensor reaches past its values."""
-    from ptinspect.document.elements import contiguous
-
-    values = tensor.parts["values"]
-    parts = [part for part in tensor.parts.values() if part is not values]
-    numbers = []
-    for part in parts:
-        if part.dtype is None or part.dtype.name not in ("int32", "int64"):
-            raise FormatError("indices of another type, which torch converts")
-        data = memoryview(contiguous(part))
-        numbers.append(data.cast("i") if part.dtype.itemsize == 4 else data.cast("q"))
-    if tensor.layout == "jagged":
-        count = values.shape[tensor.shape.index(-1) - 1]
-        if count > values.shape[0]:  # the dimension may be set after the call
-            raise FormatError("a nested tensor whose ragged dimension is not the first one")
-        ends = [0, *numbers[0], count]
-        return ends != sorted(ends) or any(
-            not 0 <= length <= count - start
-            for lengths in numbers[1:]
-            for start, length in zip(ends[1:], lengths, strict=False)
-        )
-    count, batch = parts[-1].shape[-1], len(parts[0].shape) - 1
-    if tensor.layout == "sparse_coo":
-        numbers = [numbers[0][i * count : (i + 1) * count] for i in range(parts[0].shape[0])]
-        bounds = tensor.shape[: len(numbers)]
-    else:
-        dims = [batch, batch + 1] if tensor.layout[-1] == "r" else [batch + 1, batch]
-        blocks = values.shape[batch + 1 :] if tensor.layout[7] == "b" else (1, 1)
-        lengths = [tensor.shape[dim] // blocks[dim - batch] for dim in dims]
-        if parts[0].shape[-1] != lengths[0] + 1 or values.shape[: batch + 1] != parts[1].shape:
-            return True
-        bounds = (count + 1, lengths[1])
-    return any(
-        min(row, default=0) < 0 or max(row, default=-1) >= bound
-        for row, bound in zip(numbers, bounds, strict=True)
-    )
 
 
 # --- pickles ------------------------------------------------------------------------------

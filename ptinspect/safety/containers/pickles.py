@@ -73,20 +73,6 @@ def begins_with_protocol(head: bytes) -> bool:
     return len(head) > 1 and head[0] == 0x80 and 2 <= head[1] <= 5
 
 
-def scan_pickles(
-    state: ScanState, data: Buffer, start: int, stop: int, record: str | None,
-    *, skip: int = 0, until: bytes = b"",
-) -> PickleScanner:  # fmt: skip
-    """Run and judge all pickles of `data[start:stop]` after `skip` bytes; errors are added to
-    `state.errors`. `until` may follow the last pickle, and is left to the caller."""
-    scanner = PickleScanner(state, data, start, stop, record, until)
-    try:
-        scanner.scan_all(skip)
-    except PtInspectError as error:
-        state.errors.append(error)
-    return scanner
-
-
 class JoblibRecorder(Recorder):
     """Skips the bytes of joblib's arrays (formats/joblib.py explains them), however their
     class is reached. An array of objects is a pickle of its own, in which nothing is skipped."""
@@ -143,7 +129,6 @@ class PickleScanner:
     start: int
     stop: int
     record: str | None
-    until: bytes = b""
     payloads: list[tuple[str, bytes | Blob]] = field(default_factory=list)
     values: list[tuple[str, bytes | Blob]] = field(default_factory=list)
     is_harmful: bool = False
@@ -163,7 +148,19 @@ class PickleScanner:
         finally:
             # Otherwise no pickle begins here for pickle.load, which has read on.
             if recorder.skips_bytes and offset >= self._plain_end:
-                self._scan_as_plain_pickle(offset)
+                plain = Recorder()
+                try:  # as pickle.load reads it, for which the bytes of arrays are opcodes
+                    self._plain_end = run(
+                        self.data, offset, stop=self.stop, limits=self.state.limits, recorder=plain
+                    ).end
+                except PtInspectError as error:  # where honest numbers end it
+                    self._plain_end = (error.where and error.where.offset) or offset
+                judge = StreamJudge(self.record, self.start)
+                judge.judge(plain)
+                for finding in judge.findings.sorted():
+                    if finding.verdict == DANGEROUS:
+                        self.state.findings.add(finding)
+                        self.is_harmful = True
         if self.data.find(b"gA", offset, pickled.end) >= 0:
             for position, decoded in find_base64(self.data, offset, pickled.end, BASE64_PICKLE):
                 self.values.append((f"base64 @ {position - self.start}", decoded))
@@ -194,22 +191,6 @@ class PickleScanner:
         """Judge the pickle of an array of objects, and return its end. joblib reads it with an
         unpickler of its own, which does not skip the bytes of further arrays."""
         return self._run(offset, Recorder()).end
-
-    def _scan_as_plain_pickle(self, offset: int) -> None:
-        """Judge a pickle as pickle.load reads it, for which the bytes of arrays are opcodes."""
-        recorder = Recorder()
-        try:
-            self._plain_end = run(
-                self.data, offset, stop=self.stop, limits=self.state.limits, recorder=recorder
-            ).end
-        except PtInspectError as error:  # where honest numbers end it
-            self._plain_end = (error.where and error.where.offset) or offset
-        judge = StreamJudge(self.record, self.start)
-        judge.judge(recorder)
-        for finding in judge.findings.sorted():
-            if finding.verdict == DANGEROUS:
-                self.state.findings.add(finding)
-                self.is_harmful = True
 
     def _judge(self, recorder: Recorder) -> None:
         judge = StreamJudge(self.record, self.start)
@@ -257,39 +238,7 @@ class PickleScanner:
                 source = MemorySource.of_value(payload, self.state.path)
                 scan(self.state, source, name)
 
-    # --- pickles in a row -----------------------------------------------------------------
-
-    def scan_all(self, skip: int = 0) -> None:
-        """Scan all pickles that follow one another, up to what no reader of pickles reads."""
-        streams, limits = self.state.streams, self.state.limits
-        offset, number = self.start + skip, 0
-        while number == 0 or offset < self.stop:
-            if number and self.until and self.data[offset : offset + len(self.until)] == self.until:
-                return
-            if len(streams) >= limits.streams:
-                where = Place(self.record, offset - self.start)
-                raise LimitError("too many pickles in a row", limit="streams", where=where)
-            try:
-                stream = self.scan_at(offset)
-            except DamagedError:
-                head = self.data[offset : min(offset + 2, self.stop)]
-                if number == 0 or begins_with_protocol(head) or self.is_harmful:
-                    raise
-                self._add_trailing_bytes(offset)
-                return
-            streams.append(stream)
-            if number == 0:
-                self.state.format = "pickle"
-                if any(_JOBLIB_CLASS in f".{name.path}" for name in stream.globals):
-                    self.state.format = "joblib"
-                    call = f"joblib.load({python_literal(self.state.real_path)})"
-                    self.state.hint = f"import joblib; {call}  # runs what the file says"
-            number += 1
-            offset = stream.end
-            if type(stream.root) is int and stream.root == MAGIC:
-                offset = self._scan_legacy(stream)
-
-    def _add_trailing_bytes(self, offset: int) -> None:
+    def add_trailing_bytes(self, offset: int) -> None:
         size, zeros = self.stop - offset, offset
         while not any(chunk := self.data[zeros : min(self.stop, zeros + _ZERO_TAIL)]):
             zeros += len(chunk)
@@ -305,7 +254,7 @@ class PickleScanner:
             self.values.append((f"byte {first - self.start}", rest))
         scan_embedded(self.state, self.data, first, self.stop, self.start, self.record)
 
-    def _scan_legacy(self, first: Pickled) -> int:
+    def scan_legacy(self, first: Pickled) -> int:
         """Scan the five pickles of torch.serialization._legacy_save, and return the offset behind
         the storages."""
         is_first = len(self.state.streams) == 1
@@ -325,6 +274,46 @@ class PickleScanner:
         window = (self.data, self.start, self.stop)
         _, end = locate_storages(window, None, keys, declared_storages(main))
         return end
+
+
+def scan_pickles(
+    state: ScanState, data: Buffer, start: int, stop: int, record: str | None,
+    *, skip: int = 0, until: bytes = b"",
+) -> PickleScanner:  # fmt: skip
+    """Run and judge all pickles of `data[start:stop]` after `skip` bytes that follow one another,
+    up to what no reader of pickles reads; errors are added to `state.errors`. `until` may follow
+    the last pickle, and is left to the caller."""
+    scanner = PickleScanner(state, data, start, stop, record)
+    offset, number = start + skip, 0
+    try:
+        while number == 0 or offset < stop:
+            if number and until and data[offset : offset + len(until)] == until:
+                break
+            if len(state.streams) >= state.limits.streams:
+                where = Place(record, offset - start)
+                raise LimitError("too many pickles in a row", limit="streams", where=where)
+            try:
+                stream = scanner.scan_at(offset)
+            except DamagedError:
+                head = data[offset : min(offset + 2, stop)]
+                if number == 0 or begins_with_protocol(head) or scanner.is_harmful:
+                    raise
+                scanner.add_trailing_bytes(offset)
+                break
+            state.streams.append(stream)
+            if number == 0:
+                state.format = "pickle"
+                if any(_JOBLIB_CLASS in f".{name.path}" for name in stream.globals):
+                    state.format = "joblib"
+                    call = f"joblib.load({python_literal(state.real_path)})"
+                    state.hint = f"import joblib; {call}  # runs what the file says"
+            number += 1
+            offset = stream.end
+            if type(stream.root) is int and stream.root == MAGIC:
+                offset = scanner.scan_legacy(stream)
+    except PtInspectError as error:
+        state.errors.append(error)
+    return scanner
 
 
 # --- files where none is announced --------------------------------------------------------

@@ -270,7 +270,20 @@ class ZipScanner:
                     stream.root = None
                     for each in stream.globals:
                         each.changes = None
-            self._add_record(member, name)
+        is_torch = state.format in _TORCH_FORMATS
+        is_named = member.format == "compressed" or member.has_model_name or member.findings
+        if is_torch and not is_named and set(map(type, member.errors)) == {FormatError}:
+            self.bare_numbers += 1
+            return
+        if member.format == "program" or member.format in UNREAD_FORMATS:
+            reason = f"it contains {member.description}, which is not judged"
+            state.find(member.format, reason, name)
+        if member.format == "git-lfs":  # `git lfs pull` cannot fetch it into an archive
+            message = "it is a Git LFS pointer, and its content is elsewhere"
+            state.errors.append(FormatError(message, where=Place(name)))
+        state.add_member(member)
+        if member.streams and is_torch:
+            self._check_storages(member, name)
 
     def _open(self, i: int) -> Source:
         """Return the record's content: in place if it is stored, else decompressed."""
@@ -299,23 +312,6 @@ class ZipScanner:
             error.where = Place(directory.names[i])
             self.state.errors.append(error)
         return content
-
-    def _add_record(self, member: ScanState, name: str) -> None:
-        state = self.state
-        is_torch = state.format in _TORCH_FORMATS
-        is_named = member.format == "compressed" or member.has_model_name or member.findings
-        if is_torch and not is_named and set(map(type, member.errors)) == {FormatError}:
-            self.bare_numbers += 1
-            return
-        if member.format == "program" or member.format in UNREAD_FORMATS:
-            reason = f"it contains {member.description}, which is not judged"
-            state.find(member.format, reason, name)
-        if member.format == "git-lfs":  # `git lfs pull` cannot fetch it into an archive
-            message = "it is a Git LFS pointer, and its content is elsewhere"
-            state.errors.append(FormatError(message, where=Place(name)))
-        state.add_member(member)
-        if member.streams and is_torch:
-            self._check_storages(member, name)
 
     def _check_storages(self, member: ScanState, name: str) -> None:
         """Check that the storages that a pickle names are present and large enough.
