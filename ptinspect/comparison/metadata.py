@@ -104,6 +104,7 @@ def compare_entries(a: Document, b: Document) -> list[EntryChange]:
     changes: list[EntryChange] = []
     entries_a, entries_b = _numbered_entries(a), _numbered_entries(b)
     find_a, find_b = _entry_finder(a), _entry_finder(b)
+    memo_a, memo_b = dict[int, bytes](), dict[int, bytes]()  # tensors are compared as such
     for (path, number), x, y, change in _paired(entries_a, entries_b):
         roots = [document.archive.root for document, entry in ((a, x), (b, y)) if entry]
         if not path and all(as_mapping(root) is not None for root in roots):
@@ -115,7 +116,7 @@ def compare_entries(a: Document, b: Document) -> list[EntryChange]:
             if is_summary:
                 value_a, value_b = find_a(path, number), find_b(path, number)
             may_be_equal = is_summary or x.type == y.type
-            if may_be_equal and _digest(value_a, a) == _digest(value_b, b):
+            if may_be_equal and _digest(value_a, a, memo_a) == _digest(value_b, b, memo_b):
                 continue
             if shown_a == shown_b and x.type != y.type:
                 shown_a, shown_b = f"{x.type} {shown_a}", f"{y.type} {shown_b}"

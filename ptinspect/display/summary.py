@@ -25,6 +25,8 @@ from ptinspect.display.table import (
     tensor_table,
     values_blocks,
 )
+from ptinspect.document.entries import FLOAT_DIGITS
+from ptinspect.document.modules import BOOKKEEPING
 from ptinspect.document.to_array import number_of
 from ptinspect.errors import PtInspectError
 from ptinspect.pickling.pyobjects import dotted
@@ -68,7 +70,7 @@ def summary_text(document: Document, options: ShowOptions, file_hash: FileHash |
     entries = entry_lines(document, options.depth)
     count = len(entries)
     if options.fold and count > MAX_ENTRIES:
-        entries = entries[: MAX_ENTRIES - 1]
+        entries = entry_lines(document, options.depth, without_internals=True)[: MAX_ENTRIES - 1]
     width = min(max((display_width(key) for key, _ in entries), default=0), 40)
     lines = [f"{pad(key, width)}  {text}" for key, text in entries]
     if len(entries) < count:
@@ -157,12 +159,21 @@ def _warning_text(warning: DocumentWarning) -> str:
     return cut(place + warning.message)
 
 
-def entry_lines(document: Document, depth: int | None) -> list[tuple[str, str]]:
-    """Return key and text of each entry, and of the 0-dim tensors outside models."""
+def entry_lines(
+    document: Document, depth: int | None, *, without_internals: bool = False
+) -> list[tuple[str, str]]:
+    """Return key and text of each entry, and of the 0-dim tensors outside models. Internals are
+    what is in a pandas object, and what nn.Module itself sets."""
+    tables = [entry.path for entry in document.entries if entry.type.startswith("pandas.")]
     lines = [
         (cut(dotted(path)), entry.text)
         for path, entry in _unwrapped_entries(document.entries)
         if depth is None or len(path) <= max(depth, 1)
+        if not without_internals
+        or not (
+            BOOKKEEPING.intersection(map(str, path[-1:]))
+            or any(path != table and path[: len(table)] == table for table in tables)
+        )
     ]
     contents = document.contents
     owners: set[Path] = {info.root for info in contents.modules} | set(contents.state_dicts)
@@ -204,7 +215,7 @@ def _scalar_tensor_text(info: TensorInfo) -> str:
     text = f"{dtype} tensor" + (", requires grad" if info.tensor.requires_grad else "")
     if number is None:
         return text
-    digits = {"float32": 6, "float16": 4, "bfloat16": 4}.get(dtype)
+    digits = FLOAT_DIGITS.get(dtype)
     if isinstance(number, float) and digits is not None:
         return f"{number:.{digits}g}  {text}"
     return f"{safe(repr(number))}  {text}"

@@ -53,6 +53,9 @@ HEAD = 16
 MAX_ITEMS = 6
 """Items of a long list that a line shows."""
 
+FLOAT_DIGITS = {"float32": 6, "float16": 4, "bfloat16": 4}
+"""Digits of a number of these dtypes that mean something."""
+
 Description = tuple[str, Value]
 """Type and value of a leaf; the value is None also if it cannot be written on a line."""
 
@@ -86,10 +89,14 @@ class Entry(NamedTuple):
         if isinstance(value, list):
             items = ", ".join(map(scalar_text, value[: 2 * MAX_ITEMS]))
             items += f", … ({len(value):,} in all)" if len(value) > 2 * MAX_ITEMS else ""
-            return f"({items})" if name == "tuple" else f"[{items}]"
+            is_call = self.type not in ("list", "tuple")  # of an object, with its arguments
+            return f"[{items}]" if name == "list" else f"{name * is_call}({items})"
         if self.type in ("str", "int", "float", "bool", "NoneType", "None"):
             return scalar_text(value)
-        return f"{scalar_text(value)}  {name}" if value is not None else name
+        digits = FLOAT_DIGITS.get(self.type.removeprefix("numpy."))
+        is_short = isinstance(value, float) and digits is not None
+        text = f"{value:.{digits}g}" if is_short else scalar_text(value)
+        return f"{text}  {name}" if value is not None else name
 
 
 def is_simple(value: Value) -> bool:

@@ -39,7 +39,7 @@ HOOKS = (
 
 _WRAPPED_HOOK = "torch.nn.modules.module._WrappedHook"
 # Attributes that torch maintains itself, and those of RNNBase that repeat its parameters.
-_BOOKKEEPING = {
+BOOKKEEPING = {
     PARAMETERS, BUFFERS, MODULES, *HOOKS, "_non_persistent_buffers_set", "training", "_backend",
     "_is_full_backward_hook", "_version", "call_super_init", "dump_patches", "_compiled_call_impl",
     "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks_with_kwargs",
@@ -159,7 +159,7 @@ class Module:
     def other_attributes(self) -> Iterator[tuple[str, Value]]:
         """Yield the attributes that are neither members nor torch's bookkeeping."""
         for key, value in self.attributes.items():
-            if isinstance(key, str) and key not in _BOOKKEEPING:
+            if isinstance(key, str) and key not in BOOKKEEPING:
                 yield key, value
 
 

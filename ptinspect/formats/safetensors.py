@@ -250,7 +250,8 @@ def parse_json(raw: bytes, name: str, start: int = 0, encoding: str = "utf-8") -
         if position:
             place = Place(None, start + len(raw.decode(encoding)[:position].encode()))
         message = f"the {name} is not valid JSON: {reason}"
-        raise DamagedError(message, where=place, hint=DOWNLOAD_AGAIN) from None
+        hint = f"{DOWNLOAD_AGAIN}: nothing can be saved without the {name}"
+        raise DamagedError(message, where=place, hint=hint) from None
 
 
 _REBUILD = {n: Global("torch._utils", f"_rebuild_tensor_v{n}", 0) for n in (2, 3)}

@@ -296,7 +296,9 @@ def _devices(stream: Pickled) -> Iterator[str]:
 def _steps_without_weights_only(
     state: ScanState, load: LoadAdvice, commands: Collection[str]
 ) -> list[str]:
-    steps = [f"weights_only cannot load it: {blocker}" for blocker in load.blockers]
+    from ptinspect.safety.report import WITHOUT_WEIGHTS_ONLY
+
+    steps = [f"{WITHOUT_WEIGHTS_ONLY}{blocker}" for blocker in load.blockers]
     if state.format == "pickle":
         steps = []  # nobody expects torch.load to read it
     repair = state.facts.get("repair")

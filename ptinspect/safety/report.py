@@ -34,6 +34,9 @@ ALLOWED = "allowed: "
 LEFT_OUT, FURTHER = "left out, because the report is too large: ", "and "
 """Begin the notes that count what a report does not list."""
 
+WITHOUT_WEIGHTS_ONLY = "weights_only cannot load it: "
+"""Begins the step that says why the steps after it are needed."""
+
 SHOWN_ITEMS = 12
 """Findings, errors and notes that the text lists for one file."""
 
@@ -265,7 +268,7 @@ def text_lines(
             continue
         yield from _detail_lines(report, "  ")
         for step in report.steps:
-            yield f"  next: {step}"
+            yield f"  {'note' if step.startswith(WITHOUT_WEIGHTS_ONLY) else 'next'}: {step}"
     if not quiet:
         yield total_text(reports, left_out)
 

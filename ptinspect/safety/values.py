@@ -116,6 +116,8 @@ def call_repr(func: Value, args: Value, depth: int = _DEPTH) -> str:
 
 def value_repr(value: Value, depth: int = _DEPTH) -> str:
     """Return any value as Python source; `…` replaces values nested deeper than `depth`."""
+    if isinstance(value, PersistentId):  # a class that a legacy file stores with its source
+        value = resolve_global(value) or value
     if isinstance(value, str | bytes | Global):
         whole = value.path if isinstance(value, Global) else value
         text = whole[:_STRING_LENGTH]

@@ -610,6 +610,19 @@ def test_an_array_is_the_same_in_every_pickle_protocol(tmp_path: Path) -> None:
     assert compare(value, (value, "protocol4"), tmp_path)["same"]
 
 
+class Rebuilt:
+    """What a function rebuilds from its arguments, as StyleGAN's networks do."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, ([("weight", torch.ones(2))],)
+
+
+def test_a_tensor_in_an_argument_is_the_same_in_a_plain_pickle(tmp_path: Path) -> None:
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps({"G": Rebuilt()}))
+    torch.save({"G": Rebuilt()}, tmp_path / "b.pt")
+    assert diff(tmp_path / "a.pkl", tmp_path / "b.pt").same
+
+
 def test_tied_weights_and_a_dropped_one(tmp_path: Path) -> None:
     weight = torch.randn(4, 4)
     tied = {"embed.weight": weight, "head.weight": weight}

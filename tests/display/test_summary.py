@@ -314,3 +314,15 @@ def test_an_empty_key_is_not_the_root(tmp_path: Path) -> None:
     text = run("show", "--values", tmp_path / "in.pt").stdout
     assert '\n""   tensor' in text and '\n""\ntensor(' in text
     assert "\n(root)\ntensor([1., 1.])" in run("show", "--values", tmp_path / "root.pt").stdout
+
+
+def test_a_terminal_is_not_flooded_with_what_pandas_and_modules_keep() -> None:
+    pandas = pytest.importorskip("pandas")
+    torch = pytest.importorskip("torch")
+    frames = {f"table{n}": pandas.DataFrame({"x": [1]}) for n in range(4)}
+    state = {"state": dict(vars(torch.nn.Identity())), "lr": 0.1, "table": "mine"}
+    text = shown_value({**frames, **state}, "summary", fold=True)
+    assert "lr " in text and "table3" in text and "state.training" not in text
+    assert "_flags" not in text and "_hooks" not in text
+    assert re.search(r"… and \d+ more entries \(--all\)", text)
+    assert "_forward_hooks" in shown_value({**frames, **state}, "summary")

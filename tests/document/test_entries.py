@@ -90,6 +90,21 @@ def test_a_value_is_said_in_one_line(value: object, kind: str, said: object) -> 
             assert entry.value == said, protocol
 
 
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (datetime.timedelta(days=1, seconds=2), "datetime.timedelta(1, 2, 0)"),
+        ((1, 2), "(1, 2)"),
+        ([1, 2], "[1, 2]"),
+        (numpy.float32(-0.7), "-0.7  numpy.float32"),
+        (numpy.float64(-0.7), "-0.7  numpy.float64"),
+    ],
+)
+def test_the_text_of_an_object_names_its_class(value: object, text: str) -> None:
+    (entry,) = document({"x": value}).entries
+    assert entry.text == text
+
+
 def test_a_fraction_keeps_its_parts() -> None:
     assert lines(document({"x": fractions.Fraction(1, 3)}))["x"] in ("1/3", [1, 3])
 

@@ -317,7 +317,9 @@ def test_arguments_of_any_size_and_depth_make_a_short_line() -> None:
 
 def test_a_legacy_class_is_judged_by_its_name() -> None:
     source = args(text("module"), MINE, text("model.py"), text("class Thing: ...")) + b"Q"
-    assert verdicts(whole(new(source) + b"}b")) == {"mine.Thing": "unknown"}
+    (found,) = judged(whole(new(source) + b"}b"))
+    assert (found.name, found.verdict) == ("mine.Thing", "unknown")
+    assert found.call == "mine.Thing()"
     source = args(text("module"), path("subprocess.Popen"), text("a"), text("b")) + b"Q"
     assert worst(whole(call(source, text("x")))) == "dangerous"
 

@@ -13,6 +13,7 @@ import pytest
 
 import ptinspect
 from ptinspect.safety.load_advice import TRUSTED_TORCH, load_advice, pasteable
+from ptinspect.safety.report import text_lines
 from ptinspect.safety.scan import scan
 from tests.conftest import FIXTURES
 from tests.safety.corpus import benign
@@ -98,6 +99,9 @@ def test_what_torch_does_not_take_is_not_advised(name: str, why: str) -> None:
     assert steps[0].startswith("weights_only cannot load it: ")
     assert why in steps[0]
     assert not any("as it is" in step for step in steps)
+    lines = list(text_lines([scan(FIXTURES / name)]))
+    assert f"  note: {steps[0]}" in lines
+    assert not any(line.startswith("  next: weights_only") for line in lines)
 
 
 def pack_again(source: Path, target: Path, name_of: Callable[[str], list[str]]) -> None:

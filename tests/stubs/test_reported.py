@@ -157,6 +157,30 @@ def test_the_command_says_what_it_wrote(tmp_path: Path) -> None:
 # The check itself
 
 
+@pytest.mark.slow
+def test_check_finds_a_module_in_the_argument_of_an_unknown_function(tmp_path: Path) -> None:
+    """StyleGAN's networks are what a function of their repository returns."""
+    program = """
+import sys, types, torch
+persistence = sys.modules["persistence"] = types.ModuleType("persistence")
+exec("def rebuild(meta): return meta", vars(persistence))
+class Network(torch.nn.Linear):
+    def __reduce__(self):
+        return persistence.rebuild, ({"state": dict(vars(self))},)
+model = torch.nn.Sequential(Network(2, 1))
+meta = {"state": {"layers": model}}
+class Root:
+    def __reduce__(self):
+        return persistence.rebuild, (meta,)
+torch.save({"G": Root()}, sys.argv[1])
+"""
+    file = tmp_path / "network.pt"
+    done = run_python("-c", program, str(file))
+    assert done.returncode == 0, done.stderr
+    report = check_stub(str(file))
+    assert report.ok and report.results["print"] is None, report.text()
+
+
 def test_strict_loading_looks_at_each_key_once_per_level() -> None:
     class Counting(torch.nn.Linear):
         keys = 0

@@ -148,8 +148,12 @@ def load_file(job: dict[str, Any], weights_only: bool = False) -> Any:
 def value_at(value: Any, path: list[Any] | None) -> Any:
     """Return the value at a path of keys and attributes; True instead of None."""
     for key in path or ():
-        if key == "args[0]" and hasattr(value, "__self__"):  # torch.save(model.state_dict)
+        call = isinstance(key, str) and key.startswith("args[") and key[5:-1].isdigit()
+        if call and hasattr(value, "__self__"):  # torch.save(model.state_dict)
             value = value.__self__
+            continue
+        if call and hasattr(value, "args"):  # what a stub's function returns
+            value = value.args[int(key[5:-1])]
             continue
         if not isinstance(value, dict | list | tuple) and not hasattr(value, str(key)):
             value = value.state  # what the stub's __setstate__ has kept
