@@ -46,13 +46,15 @@ class FileHash:
 
 
 def hash_in_name(path: str) -> str | None:
-    """Return the digits in `name-<8 or more hex digits>.pth`, unless they look like a date.
+    """Return the digits in `name-<8 or more hex digits>.pth`, unless they look like a date or
+    the number of a step, such as `step-000029999` or `checkpoint-10000000`.
 
     Source: `torch.hub.HASH_REGEX`, and `load_state_dict_from_url`, which asks for eight digits
     or more.
     """
     match = re.search(r"-([0-9a-f]{8,64})\.[A-Za-z0-9.]+$", path)
-    if not match or re.fullmatch(r"(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])", match[1]):
+    date = r"(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])"
+    if not match or re.fullmatch(rf"{date}|\d{{9,}}|00\d*[1-9]\d*|\d*[1-9]\d*000", match[1]):
         return None
     return match[1]
 

@@ -32,6 +32,10 @@ def test_the_hash_is_the_files() -> None:
         ("0676ba61.pth", None),
         ("model-0676ba61", None),
         ("dir-0676ba61.d/model.pth", None),
+        ("step-000029999.ckpt", None),
+        ("checkpoint-00100000.pt", None),
+        ("model-10000000.pt", None),
+        ("resnet34-43635321.pth", "43635321"),
     ],
 )
 def test_what_a_name_says(path: str, digits: str | None) -> None:

@@ -790,6 +790,30 @@ def test_the_number_of_parameters_decides_without_names() -> None:
     assert [fit.model for fit in found] == [("generator",), ("discriminator",)]
 
 
+def test_an_optimizer_whose_model_is_in_another_file_is_undecided() -> None:
+    """HiFi-GAN and its successors save `do_02500000` so, and the generator as `g_02500000`."""
+    parts = [nn.Linear(2, 3), nn.Linear(3, 2), nn.Linear(2, 5)]
+    parts[2](parts[1](parts[0](torch.ones(1, 2)))).sum().backward()
+    first, second, generator = parts
+    both, other = (
+        optim.AdamW([*second.parameters(), *first.parameters()]),
+        optim.AdamW(generator.parameters()),
+    )
+    both.step(), other.step()
+    made = {"mpd": first.state_dict(), "msd": second.state_dict()}
+    made |= {"optim_g": other.state_dict(), "optim_d": both.state_dict()}
+    buffer = io.BytesIO()
+    torch.save(made, buffer)
+    buffer.seek(0)
+    with open_document(buffer) as document:
+        of_generator, of_both = check_optimizers(document)
+    assert of_both.fits and of_generator.fits
+    assert of_both.names[0] == "msd.weight"
+    assert [doubt.message for doubt in of_generator.undecided] == ["its model is not in the file"]
+    del made["optim_d"]
+    assert not checked(made).fits
+
+
 def test_an_optimizer_that_may_be_that_of_two_models_is_undecided() -> None:
     first, second = adversaries((1, 1), first="optimizer_1", second="optimizer_2")
     for fit in (first, second):

@@ -31,7 +31,6 @@ from tests.safety.making import (
     path,
     plain,
     text,
-    verdicts,
     whole,
     worst,
 )

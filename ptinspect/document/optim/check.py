@@ -18,6 +18,7 @@ from ptinspect.document.optim.matching import (
     best_match,
     candidate_weights,
     slots_of,
+    without_foreign,
 )
 from ptinspect.document.optim.state import (
     COLUMN,
@@ -92,8 +93,8 @@ def check_optimizers(document: Document, *, values: bool = True) -> list[Optimiz
         progress = f"a scheduler at step {brief_repr(steps)}"
     epoch = training_counter(document.entries, schedulers, EPOCHS)
     last_epoch = epoch.value if epoch is not None and isinstance(epoch.value, int) else None
-    fits = []
-    for optimizer in document.optimizers:
+    optimizers, slot_lists, matches = list(document.optimizers), [], []
+    for index, optimizer in enumerate(optimizers):
         if document.archive.format == "torch-dcp":
             # torch.distributed.checkpoint records all keys as strings, and reads them into a state
             # as `optimizer.state_dict()` has it. Source: its `_traverse.traverse_state_dict`.
@@ -101,9 +102,13 @@ def check_optimizers(document: Document, *, values: bool = True) -> list[Optimiz
                 int(key) if isinstance(key, str) and len(key) < 10 and key.isdecimal() else key: x
                 for key, x in optimizer.state.items()
             }
-            optimizer = optimizer._replace(state=state)
-        slots = slots_of(optimizer, document.weight_of)
-        match = best_match(slots, candidates, optimizer.path)
+            optimizers[index] = optimizer._replace(state=state)
+        slot_lists.append(slots_of(optimizers[index], document.weight_of))
+        matches.append(best_match(slot_lists[-1], candidates, optimizer.path))
+    if not all(match is None or match.fits for match in matches):
+        matches = without_foreign(matches, slot_lists, candidates)
+    fits = []
+    for optimizer, slots, match in zip(optimizers, slot_lists, matches, strict=True):
         if values and match is not None and len(slots) < len(match.weights.parameters):
             match = decide_copies(slots, match)
         check = _Check(
