@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.pickling.numpy_objects import REBUILDERS_FROM_TYPE
-from ptinspect.pickling.pyobjects import RECONSTRUCTORS, resolve_global
+from ptinspect.pickling.pyobjects import RECONSTRUCTORS, function_path, resolve_global
 from ptinspect.pickling.values import Blob, Call, Extension, Global, Inert, OutOfBand, PersistentId
 from ptinspect.safety import policy, values
 from ptinspect.safety.report import CLEAN, DANGEROUS, SEVERITY, UNKNOWN
@@ -51,6 +51,8 @@ HARMLESS = Judgement(CLEAN)
 
 def resolve_callable(func: Value) -> Value:
     """Return the global that a callable resolves to, or the callable itself."""
+    if isinstance(func, Call) and function_path(func) == "cloudpickle.cloudpickle._builtin_type":
+        return Global("types", str(func.args[0]), func.offset) if func.args else func
     return resolve_global(func, values.MAX_DEPTH) or func
 
 

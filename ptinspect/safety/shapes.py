@@ -370,6 +370,8 @@ class _Parser:
         if token.isdigit():
             number = int(token)
             return lambda value: isinstance(value, int) and value == number
+        if token[0] == '"':
+            return lambda value: value == token[1:-1]
         if token in ("class", "pickle"):
             self.judged = token
         return _KINDS[token]

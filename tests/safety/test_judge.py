@@ -226,6 +226,39 @@ def test_what_nobody_vouches_for_is_unknown(what: str) -> None:
     assert worst(DOUBTFUL[what]) == "unknown"
 
 
+def test_what_cloudpickle_writes_without_code_is_unknown() -> None:
+    """A bound method, views of a dictionary, the text of an open file."""
+    cloudpickle = pytest.importorskip("cloudpickle")
+    with open(__file__, encoding="utf-8") as file:
+        for value in ([1].append, pathlib.Path("a").exists, {1: 2}.keys(), {1: 2}.items(), file):
+            assert worst(cloudpickle.dumps(value)) in ("unknown", "clean"), value
+    method = call(path("cloudpickle.cloudpickle._builtin_type"), text("MethodType"))
+    bound = call(method, path("mine.run"), new(MINE))
+    assert worst(whole(bound)) == "unknown"
+    assert worst(whole(call(bound))) == "dangerous"
+    code = call(path("cloudpickle.cloudpickle._builtin_type"), text("CodeType"))
+    assert worst(whole(code)) == "dangerous"
+
+
+def test_what_dill_writes_without_code_is_unknown() -> None:
+    """Arrays, locks, files in memory: dill._dill.save_numpy_array, save_lock, save_stringi."""
+    array = path("numpy.ndarray"), plain((0,)), plain(b"b")
+    state = args(plain(1), plain((2,)), call(path("numpy.dtype"), text("i4")), plain(False),
+                 plain(bytes(8)))  # fmt: skip
+    make = path("numpy._core.multiarray._reconstruct")
+    values = {
+        "_create_array": (make, args(*array), state, b"N"),
+        "_create_lock": (plain(False),),
+        "_create_rlock": (plain(0), b"N"),
+        "_create_stringi": (text("x"), plain(0), plain(False)),
+        "_create_weakref": (b"N",),
+    }
+    for function, arguments in values.items():
+        assert worst(whole(call(path(f"dill._dill.{function}"), *arguments))) == "unknown", function
+    other = call(path("dill._dill._create_array"), path("mine.run"), args(*array), state, b"N")
+    assert worst(whole(other)) == "dangerous"
+
+
 PLAIN_OBJECTS = [
     {"lr": 0.1, "betas": (0.9, 0.999), "names": ["a"], "s": {1, 2}, "b": b"x" * 9, "n": None},
     collections.OrderedDict(a=1),
