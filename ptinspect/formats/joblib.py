@@ -63,6 +63,8 @@ if TYPE_CHECKING:
 WRAPPER = re.compile(r"(?:.*\.)?joblib\.numpy_pickle\.(NumpyArrayWrapper|Z?NDArrayWrapper)")
 """The classes that stand for arrays. Older versions of scikit-learn have joblib in a package."""
 _NAME = b"NumpyArrayWrapper"
+PLAIN_PICKLE = re.compile(rb"\x80[\2-\5](?!\x8a\nl\xfc)")
+"""The start of a pickle, as a dump without arrays is one. Not torch's magic number."""
 
 _LZ4_MAGIC = b"\x04\x22\x4d\x18"
 _PEEK = 1 << 16
@@ -254,7 +256,7 @@ def open_compressed(source: Source, head: bytes, limits: Limits) -> JoblibDump |
     except DamagedError:  # it only looks compressed
         return None
     if compression != "joblib's zlib":
-        if _NAME not in start and b"joblib" not in start:
+        if _NAME not in start and b"joblib" not in start and not PLAIN_PICKLE.match(start):
             return None
     elif not start.startswith(b"\x80"):
         raise FormatError(

@@ -73,6 +73,7 @@ class Signature(NamedTuple):
 _UNPACK = "unpack it and show what was in it: "
 _STREAM = _UNPACK + "{} < FILE > unpacked"
 _JOBLIB = "import joblib; joblib.load(path)  # runs what the file says"
+JOBLIB = Identity("joblib", "a dump of joblib", _JOBLIB)
 _KERAS = 'import h5py; h5py.File(path, "r")  # or keras.models.load_model'
 _LUA = "import torchfile; torchfile.load(path)"
 _MATLAB = "import scipy.io; scipy.io.loadmat(path)"

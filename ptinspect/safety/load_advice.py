@@ -265,7 +265,8 @@ def next_steps(
     if load is None:
         if not state.hint or state.skipped:
             return []
-        if state.format in ("npy", "npz") and state.streams:
+        arrays = (state, *state.members) if state.format in ("npy", "npz") else ()
+        if any(each.streams for each in arrays):
             return [f"{state.hint[:-1]}, allow_pickle=True)  # runs what the file says"]
         return [state.hint]
     is_jagged = _is_jagged(state)

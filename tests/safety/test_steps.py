@@ -196,6 +196,37 @@ def test_what_torch_needs_first_is_in_the_line(tmp_path: Path) -> None:
     assert report.steps[-1] == f"ptinspect convert {report.path} model.pt --to same"
 
 
+def test_joblib_reads_compressed_pickles_and_numpy_objects_in_an_npz(tmp_path: Path) -> None:
+    """Dumps of joblib with and without arrays, in each compression, and what gzip wrote."""
+    import gzip
+
+    joblib, numpy = pytest.importorskip("joblib"), pytest.importorskip("numpy")
+    value = {"layers": [2, 3], "name": "x"}
+    for compress in ("zlib", "gzip", "bz2", "lzma", "xz"):
+        joblib.dump(value, tmp_path / f"{compress}.joblib", compress=(compress, 3))
+        joblib.dump({"w": numpy.ones(2)}, tmp_path / f"{compress}-w.joblib", compress=(compress, 3))
+    (tmp_path / "by-gzip.pkl").write_bytes(gzip.compress(pickle.dumps(value)))
+    for file in sorted(tmp_path.iterdir()):
+        (step,) = scan(file).steps
+        line = f'import joblib; joblib.load("{file}")'
+        assert step == f"{line}  # runs what the file says"
+        with ptinspect.open(file) as document:
+            advice = load_advice(document)
+            assert pasteable(advice.call, document.globals) == line
+            paths = [entry.path for entry in document.entries]
+        assert ("name",) in paths or file.stem.endswith("-w")
+    file = tmp_path / "objects.npz"
+    numpy.savez(file, x=numpy.array([value], dtype=object))
+    (step,) = scan(file).steps
+    assert (
+        step == f'import numpy; numpy.load("{file}", allow_pickle=True)  # runs what the file says'
+    )
+    for path in tmp_path.glob("*.joblib"):
+        loaded = joblib.load(path)
+        assert loaded == value or loaded["w"].tolist() == [1.0, 1.0]
+    assert outcomes([step.replace("  #", '["x"]  #')]) == ["yes"]
+
+
 @pytest.mark.parametrize("name", ["others/model.safetensors", "others/pytorch_model.bin"])
 def test_the_line_for_shards_runs_in_a_fresh_interpreter(name: str) -> None:
     path = FIXTURES / f"{name}.index.json"

@@ -301,19 +301,14 @@ _MODELS = ("model_optim_rng.pt", "model_rng.pt")
 _SIZES = ("tensor_model_parallel_size", "pipeline_model_parallel_size")
 
 
-def rank_files(folder: str) -> list[str]:
-    """Return the model files of all ranks below the folder of an iteration."""
-    names = sorted(name for name in os.listdir(folder) if _RANK.fullmatch(name))
-    paths = [os.path.join(name, model) for name in names for model in _MODELS]
-    return [path for path in paths if os.path.isfile(os.path.join(folder, path))]
-
-
 def read_megatron(
     source: Source, folder: str, open_archive: OpenArchive, limits: Limits = LIMITS
 ) -> PicklelessArchive:
     """Read the ranks' files in the folder of an iteration, which `source` names."""
     archive = PicklelessArchive(source, limits, "megatron")
-    files = rank_files(folder)
+    names = sorted(name for name in os.listdir(folder) if _RANK.fullmatch(name))
+    paths = [os.path.join(name, model) for name in names for model in _MODELS]
+    files = [path for path in paths if os.path.isfile(os.path.join(folder, path))]
     if not files:
         raise DamagedError(f"no rank in {printable_name(folder)} has a file of its model")
     archive.open_parts(folder, files, open_archive)

@@ -16,8 +16,14 @@ from typing import TYPE_CHECKING
 
 from ptinspect.errors import DamagedError, FormatError, LimitError, Place, PtInspectError
 from ptinspect.formats.archive import OutsideFolderError
-from ptinspect.formats.detect import HEAD_BYTES, identify_head
-from ptinspect.formats.signatures import ZIP_MAGIC, identify_text, is_tar, unknown_format_error
+from ptinspect.formats.detect import COMPRESSED, HEAD_BYTES, identify_head
+from ptinspect.formats.signatures import (
+    JOBLIB,
+    ZIP_MAGIC,
+    identify_text,
+    is_tar,
+    unknown_format_error,
+)
 from ptinspect.formats.zip_directory import SMALL_PICKLE
 from ptinspect.formats.zip_records import find_directories
 from ptinspect.safety.containers import pickles
@@ -271,6 +277,7 @@ def _scan_unread(source: Source, state: ScanState) -> None:
 
 def _scan_compressed(source: Source, state: ScanState, head: bytes) -> bool:
     """Scan a compressed file. Returns False if the standard library cannot decompress it."""
+    from ptinspect.formats.joblib import PLAIN_PICKLE
     from ptinspect.source.decompressed import detect_compression
 
     compression = detect_compression(head)
@@ -289,6 +296,8 @@ def _scan_compressed(source: Source, state: ScanState, head: bytes) -> bool:
                 message = f"{source.size:,} bytes decompress to {content.size:,} bytes of a pickle"
                 where = Place(state.record)
                 state.errors.append(LimitError(message, limit="pickle_ratio", where=where))
+            if head.startswith(COMPRESSED) and PLAIN_PICKLE.match(start):
+                state.hint = JOBLIB.advice(state.real_path)
             scan_member(state, part, "unpacked")
     if error is not None:
         raise error

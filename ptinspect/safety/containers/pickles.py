@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ptinspect.errors import DamagedError, LimitError, Place, PtInspectError
 from ptinspect.formats.archive import class_sources, declared_storages
-from ptinspect.formats.signatures import begins_like_pickle, looks_like_file
+from ptinspect.formats.signatures import JOBLIB, begins_like_pickle, looks_like_file
 from ptinspect.formats.torch.legacy import MAGIC, PROTOCOL, locate_storages
 from ptinspect.pickling.machine import run
 from ptinspect.pickling.numpy_objects import holds_objects, item_size
@@ -24,7 +24,7 @@ from ptinspect.safety.report import DANGEROUS
 from ptinspect.safety.scan_state import ScanState, scan_member
 from ptinspect.safety.stream import StreamJudge
 from ptinspect.source.base import MemorySource
-from ptinspect.text import count_text, python_literal
+from ptinspect.text import count_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -304,9 +304,7 @@ def scan_pickles(
             if number == 0:
                 state.format = "pickle"
                 if any(_JOBLIB_CLASS in f".{name.path}" for name in stream.globals):
-                    state.format = "joblib"
-                    call = f"joblib.load({python_literal(state.real_path)})"
-                    state.hint = f"import joblib; {call}  # runs what the file says"
+                    state.format, state.hint = "joblib", JOBLIB.advice(state.real_path)
             number += 1
             offset = stream.end
             if type(stream.root) is int and stream.root == MAGIC:
