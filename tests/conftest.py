@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, is_hypothesis_test, settings
 
 from tests.tiers import all_rounds
+from tests.torch_child import torch_python
 
 ROOT = Path(__file__).parent.parent
 FIXTURES = ROOT / "fixtures"
@@ -27,6 +29,13 @@ settings.register_profile(
     "ci", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.register_profile("thorough", deadline=None, max_examples=5_000)
+
+# Models this small gain nothing by threads, and as many tests run at a time as there are cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Hundreds of child processes import ptinspect: if none of them writes bytecode, each compiles it.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # A shell's background jobs ignore SIGINT, and so would all that the tests start and interrupt.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
@@ -70,6 +79,18 @@ def _hidden_gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     """
     if not sees_gpu(request.node):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+
+@pytest.fixture
+def forked_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start each Python as a fork of a process that has imported torch (see torch_child.py)."""
+    monkeypatch.setattr(sys, "executable", torch_python())
+
+
+@pytest.fixture
+def forked_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start each Python as a fork of a process that has imported torch and its optimizers."""
+    monkeypatch.setattr(sys, "executable", torch_python(trains=True))
 
 
 def sees_gpu(item: pytest.Item) -> bool:

@@ -29,7 +29,9 @@ def batches():
 
 
 @pytest.mark.slow
-def test_the_page_does_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_does_what_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forked_training: None
+) -> None:
     pytest.importorskip("torch")
     monkeypatch.chdir(tmp_path)
     shutil.copy(FIXTURES / "seed" / "checkpoint-6.pt", "checkpoint.pt")

@@ -27,14 +27,14 @@ def prepare(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_every_command_prints_what_the_tutorial_says(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forked_training: None
 ) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("pandas")
     prepare(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # the page is one of a CPU
-    monkeypatch.setenv("PATH", PATH)
+    monkeypatch.setenv("PATH", f"{os.path.dirname(sys.executable)}{os.pathsep}{PATH}")
     text = TUTORIAL.read_text("utf-8")
     assert follow(TUTORIAL) == text.count("\n```") // 2
 

@@ -22,6 +22,7 @@ from ptinspect.limits import LIMITS
 from ptinspect.source.base import MemorySource
 from tests.cli.running import run
 from tests.conftest import FIXTURES
+from tests.torch_child import torch_python
 
 LESSON = FIXTURES / "others/dcp"
 
@@ -161,7 +162,8 @@ def test_two_processes_save_uneven_pieces(tmp_path: Path) -> None:
     folder = tmp_path / "ck"
     script = Path(__file__).with_name("dcp_child.py")
     processes = [
-        subprocess.Popen([sys.executable, script, str(rank), "2", str(folder)]) for rank in (0, 1)
+        subprocess.Popen([torch_python(trains=True), script, str(rank), "2", str(folder)])
+        for rank in (0, 1)
     ]
     assert [process.wait(timeout=120) for process in processes] == [0, 0]
     truth = torch.load(f"{folder}.truth.pt")
@@ -361,7 +363,7 @@ def test_the_safetensors_of_two_processes_are_one_document(tmp_path: Path) -> No
     torch = pytest.importorskip("torch")
     pytest.importorskip("safetensors")
     folder, script = tmp_path / "hf", Path(__file__).with_name("hf_child.py")
-    command = [sys.executable, script]
+    command = [torch_python(trains=True), script]
     processes = [subprocess.Popen([*command, str(rank), "2", str(folder)]) for rank in (0, 1)]
     assert [process.wait(timeout=120) for process in processes] == [0, 0]
     truth = torch.load(f"{folder}.truth.pt")

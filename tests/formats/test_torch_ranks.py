@@ -7,7 +7,6 @@ import os
 import pickle
 import shutil
 import subprocess
-import sys
 import zipfile
 from collections.abc import Callable
 from functools import partial
@@ -19,7 +18,7 @@ import pytest
 import ptinspect
 from tests.cli.running import run
 from tests.conftest import FIXTURES
-from tests.torch_child import run_python
+from tests.torch_child import run_python, torch_python
 
 ODD = Path(__file__).with_name("ranks_odd_child.py")
 LESSON = FIXTURES / "others/ranks"
@@ -238,7 +237,9 @@ def test_the_files_of_real_processes_are_what_torch_gathers(
     torch = pytest.importorskip("torch")
     script = Path(__file__).with_name("ranks_child.py")
     processes = [
-        subprocess.Popen([sys.executable, script, kind, str(rank), str(world), str(tmp_path)])
+        subprocess.Popen(
+            [torch_python(trains=True), script, kind, str(rank), str(world), str(tmp_path)]
+        )
         for rank in range(world)
     ]
     assert [process.wait(timeout=120) for process in processes] == [0] * world

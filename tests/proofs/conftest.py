@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import pytest
@@ -12,7 +11,7 @@ from tests.conftest import sees_gpu
 
 
 @pytest.fixture
-def workers(request: pytest.FixtureRequest) -> Workers:
+def workers(request: pytest.FixtureRequest, forked_training: None) -> Workers:
     """A server that sees a GPU only if the test may use it. It starts with its first job."""
     name = "_gpu_workers" if sees_gpu(request.node) else "_cpu_workers"
     server: Workers = request.getfixturevalue(name)
@@ -21,7 +20,6 @@ def workers(request: pytest.FixtureRequest) -> Workers:
 
 def _new_workers() -> Iterator[Workers]:
     pytest.importorskip("torch")
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # models this small gain nothing by threads
     with Workers(timeout=120) as server:
         yield server
 

@@ -19,7 +19,9 @@ torch = pytest.importorskip("torch")
 from tests.proofs.trainings import NET, Training  # noqa: E402
 
 
-def test_the_command_tells_the_cause_and_exits_with_1(tmp_path: Path) -> None:
+def test_the_command_tells_the_cause_and_exits_with_1(
+    tmp_path: Path, forked_training: None
+) -> None:
     files = seed_files(tmp_path)
     result = run(
         "check", "resume", CHECKPOINT, "--model", files["model"], "--data", files["data"],

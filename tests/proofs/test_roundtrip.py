@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from tests.cli.running import MODEL, STATE_DICT, run
 from tests.conftest import FIXTURES
 from tests.proofs.seed import seed_files
 from tests.proofs.test_schemas import valid
+from tests.torch_child import torch_python
 
 torch = pytest.importorskip("torch")
 
@@ -101,7 +101,7 @@ def test_a_conversion_that_changed_the_weights_is_found(
     assert report.forms[0].differs[:2] == ["weights and buffers", "outputs in eval mode"]
 
 
-def test_the_command(tmp_path: Path) -> None:
+def test_the_command(tmp_path: Path, forked_training: None) -> None:
     files = seed_files(tmp_path)
     result = run("check", "roundtrip", MODEL, "--model", files["model"], "-f", "json")
     assert (result.exit_code, result.stderr) == (0, "")
@@ -270,5 +270,5 @@ SmallCNN.__module__, SmallCNN.__qualname__ = {module!r}, "SmallCNN"
 module.SmallCNN = SmallCNN
 torch.save(SmallCNN(), "cnn.pth")
 """
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=folder)
+    subprocess.run([torch_python(), "-c", code], check=True, cwd=folder)
     return folder / "cnn.pth"

@@ -13,6 +13,7 @@ from tests.cli.running import CHECKPOINT, MODEL, STATE_DICT, run
 from tests.conftest import FIXTURES
 
 pytest.importorskip("torch")
+pytestmark = pytest.mark.usefixtures("forked_torch")
 
 
 @pytest.mark.slow

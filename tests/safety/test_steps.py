@@ -18,6 +18,7 @@ from ptinspect.safety.scan import scan
 from tests.conftest import FIXTURES
 from tests.safety.corpus import benign
 from tests.safety.files import BAD, scanned
+from tests.torch_child import torch_python
 
 pytest.importorskip("torch")
 
@@ -176,7 +177,7 @@ def test_what_torch_needs_first_is_in_the_line(tmp_path: Path) -> None:
         "model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(1, 1))\n"
         f"torch.save(model, '{tmp_path}/parallel.pt')"
     )
-    subprocess.run([sys.executable, "-c", save], check=True)
+    subprocess.run([torch_python(trains=True), "-c", save], check=True)
     states = {"old": numpy.random.RandomState(0), "new": numpy.random.default_rng(0)}
     torch.save(states, tmp_path / "generators.pt")
     numpy.save(tmp_path / "objects.npy", numpy.array([{}], dtype=object))

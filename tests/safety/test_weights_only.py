@@ -6,7 +6,6 @@ import inspect
 import json
 import re
 import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from ptinspect.pickling.opcodes import WEIGHTS_ONLY
 from ptinspect.safety.load_advice import load_advice
 from ptinspect.safety.policy import WEIGHTS_ONLY_BLOCKED_MODULES, WEIGHTS_ONLY_NAMES
 from tests.conftest import FIXTURES
+from tests.torch_child import torch_python
 
 torch = pytest.importorskip("torch")
 reader = pytest.importorskip("torch._weights_only_unpickler")
@@ -46,7 +46,7 @@ print(json.dumps({"loads": said, "entered": entered}))
 @cache
 def torch_says() -> dict[str, dict[str, bool]]:
     asked = json.dumps([str(file) for file in FILES])
-    command = [sys.executable, "-c", LOADING]
+    command = [torch_python(), "-c", LOADING]
     done = subprocess.run(command, input=asked, capture_output=True, text=True, check=True)
     said: dict[str, dict[str, bool]] = json.loads(done.stdout.splitlines()[-1])
     return said

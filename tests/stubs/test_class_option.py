@@ -13,7 +13,7 @@ from ptinspect.errors import PtInspectError
 from ptinspect.stubs import StubOptions, stub
 from tests.conftest import FIXTURES
 from tests.stubs.trying import attempt, failures, outcomes
-from tests.torch_child import run_python
+from tests.torch_child import run_python, torch_python
 
 MAKER = Path(__file__).parent / "small_models.py"
 
@@ -83,7 +83,7 @@ for number in range({number}):
 """,
         "utf-8",
     )
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    done = subprocess.run([torch_python(), script], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr[-2000:]
     for command in (["format", "--check"], ["check"]):
         ruff = [sys.executable, "-m", "ruff", *command, "--isolated", "--no-cache", str(tmp_path)]

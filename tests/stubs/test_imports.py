@@ -14,6 +14,7 @@ import pytest
 import ptinspect
 from ptinspect.stubs import stub, stubbed
 from tests.conftest import FIXTURES, ROOT
+from tests.torch_child import torch_python
 
 torch = pytest.importorskip("torch")
 
@@ -58,7 +59,7 @@ for one in torch.load({str(file)!r}, weights_only=False):
     (folder / "script.py").write_text(script, "utf-8")
     env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run(
-        [sys.executable, str(folder / "script.py")],
+        [torch_python(), str(folder / "script.py")],
         capture_output=True,
         text=True,
         check=False,
@@ -136,7 +137,7 @@ for path in {str(first / "things.pt")!r}, {str(second / "things.pt")!r}:
     print(torch.load(path, weights_only=False)[0].value)
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path
+        [torch_python(), "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path
     )
     assert done.stdout.split() == ["pack_.one.A", "pack_.two.B"], done.stderr
 

@@ -4,7 +4,6 @@ torch.compile in a legacy file. Saved by one process, and tried in others."""
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ import ptinspect
 from ptinspect.stubs import StubOptions, stub_package
 from tests.conftest import FIXTURES
 from tests.stubs.trying import attempt, failures, outcomes, run_script
+from tests.torch_child import torch_python
 
 torch = pytest.importorskip("torch")
 
@@ -84,7 +84,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (home / "__init__.py").write_text("")
     (home / "parts.py").write_text(LIBRARY)
     (folder / "save.py").write_text(SCRIPT)
-    subprocess.run([sys.executable, "-W", "ignore", "save.py"], cwd=folder, check=True)
+    subprocess.run([torch_python(), "-W", "ignore", "save.py"], cwd=folder, check=True)
     return folder
 
 
@@ -157,7 +157,7 @@ torch.save(Net(), sys.argv[1])
 
 
 def test_the_line_without_weights_only_says_so(tmp_path: Path) -> None:
-    subprocess.run([sys.executable, "-c", BAG, str(tmp_path / "bag.pt")], check=True)
+    subprocess.run([torch_python(), "-c", BAG, str(tmp_path / "bag.pt")], check=True)
     ptinspect.convert(tmp_path / "bag.pt", tmp_path / "cuda.pt", to="same", device="cuda:0")
     lines = ptinspect.stub(tmp_path / "cuda.pt").splitlines()
     line = lines[lines.index("Without weights_only:") + 1].strip()

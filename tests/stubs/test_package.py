@@ -18,6 +18,7 @@ from ptinspect.stubs.write_package import package_files
 from tests.conftest import FIXTURES
 from tests.stubs.test_class_option import saved
 from tests.stubs.trying import run_script
+from tests.torch_child import torch_python
 
 __all__ = ["saved"]
 
@@ -80,7 +81,7 @@ def test_modules_that_need_each_other_and_odd_names(tmp_path: Path) -> None:
     script = "import ring, torch; model = torch.load('ring.pt', weights_only=False); print(model)"
     script += "; assert str(ring.build()) == str(model)"
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=tmp_path
+        [torch_python(), "-c", script], capture_output=True, text=True, check=False, cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
     assert "(inner): B(" in done.stdout
@@ -122,7 +123,7 @@ for argument in sys.argv[1:]:
     )
     given = [f"{name}={saved[name]}" for name in names]
     done = subprocess.run(
-        [sys.executable, script, *given], capture_output=True, text=True, check=False
+        [torch_python(), script, *given], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout) == (0, ""), done.stderr[-2000:]
     for command in (["format", "--check"], ["check"]):

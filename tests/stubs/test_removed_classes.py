@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,9 @@ from ptinspect.proofs.stub_check import check_stub
 from ptinspect.stubs.collect.references import is_user_defined
 from ptinspect.torchnn.classes import exists_in_torch
 from tests.conftest import FIXTURES, ROOT
+from tests.torch_child import torch_python
+
+pytestmark = pytest.mark.usefixtures("forked_torch")
 
 MAKER = """
 import sys, types, warnings, torch
@@ -68,7 +70,7 @@ assert not any(left), left
 
 def child(*command: str) -> None:
     done = subprocess.run(
-        [sys.executable, *command], capture_output=True, text=True, check=False,
+        [torch_python(), *command], capture_output=True, text=True, check=False,
         env={"PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

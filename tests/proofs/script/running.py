@@ -10,13 +10,19 @@ import pytest
 
 from ptinspect.proofs.script import check_script
 from ptinspect.proofs.script_report import ScriptReport
+from tests.torch_child import torch_python
 
 SCRIPTS = Path(__file__).parent / "scripts"
 PLAIN = (SCRIPTS / "plain.py").read_text("utf-8")
 
 
 def check(
-    folder: Path, source: str, *arguments: str, python: tuple[str, ...] = (), **options: Any
+    folder: Path,
+    source: str,
+    *arguments: str,
+    python: tuple[str, ...] = (),
+    executable: str = sys.executable,
+    **options: Any,
 ) -> ScriptReport:
     """Check a script, with one thread: models this small gain nothing by more."""
     (folder / "train.py").write_text(source, "utf-8")
@@ -24,9 +30,14 @@ def check(
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.chdir(folder)
         return check_script(
-            [sys.executable, *python, "train.py", *arguments],
+            [executable, *python, "train.py", *arguments],
             **{"checkpoint": ["runs/*.pt"], "timeout": 300, **options},
         )
+
+
+def check_forked(folder: Path, source: str, *arguments: str, **options: Any) -> ScriptReport:
+    """`check` in forks of a process that has imported torch: the script starts four times."""
+    return check(folder, source, *arguments, executable=torch_python(trains=True), **options)
 
 
 def replaced(source: str, *replacements: tuple[str, str]) -> str:

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 import ptinspect
-from tests.proofs.script.running import PLAIN, check, replaced
+from tests.proofs.script.running import PLAIN, check, check_forked, replaced
+from tests.torch_child import torch_python
 
 pytestmark = [
     pytest.mark.slow,
@@ -110,7 +111,7 @@ FAULTS: dict[str, tuple[Replacements, str, str]] = {
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_is_named(name: str, tmp_path: Path) -> None:
     replacements, cause, first = FAULTS[name]
-    report = check(tmp_path, replaced(PLAIN, *replacements))
+    report = check_forked(tmp_path, replaced(PLAIN, *replacements))
     assert (report.verdict, report.exit_code) == ("differs", 1), report.text()
     assert (report.causes, str(report.first)) == ([cause], first), report.text()
     if cause.startswith("epoch-"):
@@ -127,7 +128,7 @@ def test_an_attribute_of_a_model_that_is_saved_whole(tmp_path: Path) -> None:
         ("torch.load(saved[-1])", "torch.load(saved[-1], weights_only=False)"),
         ('"epoch": epoch,', '"epoch": epoch, "whole": model,'),
     )  # fmt: skip
-    report = check(tmp_path, source)
+    report = check_forked(tmp_path, source)
     assert (report.verdict, report.exit_code) == ("differs", 1), report.text()
     assert report.different[-1].text() == "1 entry: whole.seen 8, not 20"
     assert report.causes == ["entries"]
@@ -137,7 +138,9 @@ def test_an_attribute_of_a_model_that_is_saved_whole(tmp_path: Path) -> None:
 def test_settings_that_no_optimizer_needs(tmp_path: Path) -> None:
     """A number too large for a float, and one that is not equal to itself."""
     groups = '[{"params": list(model.parameters()), "note": 10**400, "limit": float("nan")}]'
-    report = check(tmp_path, replaced(PLAIN, ("AdamW(model.parameters()", f"AdamW({groups}")))
+    report = check_forked(
+        tmp_path, replaced(PLAIN, ("AdamW(model.parameters()", f"AdamW({groups}"))
+    )
     assert (report.verdict, report.notes) == ("same", []), report.text()
 
 
@@ -170,7 +173,7 @@ def test_two_whole_runs_that_differ(
     replacement: tuple[str, str], cause: str, tmp_path: Path
 ) -> None:
     noise = "EPOCHS = 5\nNOISE = os.getpid() / 1e5\n"
-    report = check(tmp_path, replaced(PLAIN, replacement, ("EPOCHS = 5\n", noise)))
+    report = check_forked(tmp_path, replaced(PLAIN, replacement, ("EPOCHS = 5\n", noise)))
     assert (report.verdict, report.exit_code) == ("not-deterministic", 3), report.text()
     assert report.causes == [cause], report.text()
     assert report.first is not None
@@ -180,7 +183,7 @@ def test_two_whole_runs_that_differ(
 
 
 def test_a_script_that_never_resumes(tmp_path: Path) -> None:
-    report = check(tmp_path, replaced(PLAIN, ("if saved:", "if saved and False:")))
+    report = check_forked(tmp_path, replaced(PLAIN, ("if saved:", "if saved and False:")))
     assert (report.verdict, report.exit_code) == ("not-resumed", 2), report.text()
 
 
@@ -189,8 +192,8 @@ def test_another_command_starts_it_again(tmp_path: Path) -> None:
     source = replaced(
         PLAIN, ("if saved:", 'if "--resume" in sys.argv:'), ("import os", "import os, sys")
     )
-    command = shlex.join([sys.executable, "train.py", "--resume"])
-    report = check(tmp_path, source, resume_command=command, at=1)
+    command = shlex.join([torch_python(trains=True), "train.py", "--resume"])
+    report = check_forked(tmp_path, source, resume_command=command, at=1)
     assert (report.verdict, report.exit_code) == ("same", 0), report.text()
     assert report.steps is not None
     assert report.steps.resumed_after == 4
@@ -207,7 +210,7 @@ def test_recorded_options_of_the_second_start(tmp_path: Path) -> None:
         ("torch.load(saved[-1])", "torch.load(saved[-1], weights_only=False)"),
         ('"epoch": epoch,', f'"epoch": epoch, "args": {options},'),
     )  # fmt: skip
-    command = shlex.join([sys.executable, "train.py", "-r", "--init-from=last"])
-    report = check(tmp_path, source, resume_command=command)
+    command = shlex.join([torch_python(trains=True), "train.py", "-r", "--init-from=last"])
+    report = check_forked(tmp_path, source, resume_command=command)
     assert (report.verdict, report.exit_code) == ("same", 0), report.text()
     assert sorted(report.not_compared) == ["args.init_from", "args.resume", "args.start_epoch"]

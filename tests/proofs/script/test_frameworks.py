@@ -16,6 +16,7 @@ import pytest
 from ptinspect.proofs.script_report import ScriptReport
 from tests.conftest import FIXTURES
 from tests.proofs.script.running import SCRIPTS, check, replaced
+from tests.torch_child import torch_python
 
 pytestmark = [
     pytest.mark.slow,
@@ -42,12 +43,14 @@ def run(name: str, folder: Path, *replacements: tuple[str, str], **options: Any)
         pytest.skip(f"{package} is not installed")
     shutil.copy(FIXTURES / "seed" / "dataset.csv", folder)
     source = replaced((SCRIPTS / f"{name}.py").read_text("utf-8"), *replacements)
-    return check(folder, source, **OPTIONS[name], **options)
+    return check(folder, source, **{**OPTIONS[name], **options})
 
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_an_honest_script_raises_no_alarm(name: str, tmp_path: Path) -> None:
-    report = run(name, tmp_path)
+    # test_no_process_outlives_the_kill starts that one without a fork.
+    options = {"executable": torch_python(trains=True)} if name == "ddp" else {}
+    report = run(name, tmp_path, **options)
     assert (report.verdict, report.exit_code) == ("same", 0), report.text()
     assert report.steps is not None
     assert 0 < report.steps.resumed_after < report.steps.whole
@@ -92,7 +95,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str]], str, str]] = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_is_named(fault: str, tmp_path: Path) -> None:
     name, replacements, cause, first = FAULTS[fault]
-    report = run(name, tmp_path, *replacements)
+    report = run(name, tmp_path, *replacements, executable=torch_python(trains=True))
     assert (report.verdict, report.exit_code, report.causes) == ("differs", 1, [cause]), (
         report.text()
     )

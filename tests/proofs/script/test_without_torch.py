@@ -21,7 +21,7 @@ from ptinspect.comparison import diff
 from ptinspect.errors import PtInspectError
 from ptinspect.proofs.script import check_script
 from ptinspect.proofs.script_report import Checkpoint, Item, _items, restart_keys
-from tests.proofs.script.running import check
+from tests.proofs.script.running import check, check_forked
 
 COUNTER = """
 import glob, os, sys, time
@@ -96,7 +96,7 @@ for epoch in range(start, 4):
 @pytest.mark.slow
 def test_a_generator_of_images_is_no_generator_of_random_numbers(tmp_path: Path) -> None:
     pytest.importorskip("torch")
-    report = check(tmp_path, GAN)
+    report = check_forked(tmp_path, GAN)
     assert (report.verdict, report.exit_code) == ("differs", 1), report.text()
     assert [item.key for item in report.different[-1].items] == ["generator.weight"]
 
