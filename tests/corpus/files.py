@@ -31,9 +31,8 @@ def fixtures() -> list[str]:
 
 def sampled(names: list[str]) -> list[Any]:
     """Return parameters for a sweep: each name, marked as slow unless it is in the sample."""
-    return [
-        name if name in SAMPLE else pytest.param(name, marks=pytest.mark.slow) for name in names
-    ]
+    marks = (pytest.mark.slow, pytest.mark.sweep)
+    return [name if name in SAMPLE else pytest.param(name, marks=marks) for name in names]
 
 
 @cache
