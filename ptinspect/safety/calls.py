@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.pickling.numpy_objects import REBUILDERS_FROM_TYPE
 from ptinspect.pickling.pyobjects import RECONSTRUCTORS, function_path, resolve_global
+from ptinspect.pickling.source_text import describe
 from ptinspect.pickling.values import Blob, Call, Extension, Global, Inert, OutOfBand, PersistentId
 from ptinspect.safety import policy, values
 from ptinspect.safety.report import CLEAN, DANGEROUS, SEVERITY, UNKNOWN
@@ -59,10 +60,6 @@ def resolve_callable(func: Value) -> Value:
 # --- names --------------------------------------------------------------------------------
 
 
-def _package(name: Global) -> str:
-    return name.module.partition(".")[0]
-
-
 def judge_import(target: Value) -> Judgement:
     """Judge a name that is imported and not (yet) called.
 
@@ -94,9 +91,10 @@ def judge_import(target: Value) -> Judgement:
 def _unlisted_reason(name: Global) -> str:
     if policy.is_stdlib(name.module):
         return "belongs to the standard library, but is not on the allowlist"
-    if policy.is_known_package(name.module):
-        return f"belongs to the package {_package(name)}, but is not on the allowlist"
-    if _package(name) == "__torch__":
+    package = name.module.partition(".")[0]
+    if policy.is_known_package(package):
+        return f"belongs to the package {package}, but is not on the allowlist"
+    if package == "__torch__":
         return "its class is TorchScript code in the archive"
     return f"needs your own class `{name.path}`"
 
@@ -176,7 +174,7 @@ def _judge_unlisted(func: Global, args: Value, how: str) -> Judgement:
         reason = "a callable of the standard library that is not on the allowlist"
         return Judgement(DANGEROUS, func.path, reason)
     if policy.is_known_package(func.module):
-        package = _package(func)
+        package = func.module.partition(".")[0]
         is_plain = policy.is_plain_class(func.module, func.name, creates=False)
         if how.startswith("NEWOBJ") or is_plain or policy.is_class_name(func.name):
             return Judgement(UNKNOWN, func.path, f"creates an object of the package {package}")
@@ -204,7 +202,7 @@ def _judge_listed(
         shape = shapes.find_call(args, SHAPE_LETTERS.get(how, "R" if args else "N"))
     if shape is None:
         if keywords and shapes.keywords_act:
-            reason = f"gets {values.describe(args, keywords)}, with which it can reach any memory"
+            reason = f"gets {describe(args, keywords)}, with which it can reach any memory"
             return Judgement(DANGEROUS, func.path, reason)
         return _judge_other_shape(func, (*args, *(keywords or {}).values()), how, depth, row)
     if shape.acts:
@@ -247,13 +245,13 @@ def _judge_other_shape(
 ) -> Judgement:
     """Judge a call of a shape that no writer uses: it acts if one of its arguments does."""
     if row.verdict == "unknown" or (how.endswith("*") and func.path in RULES):
-        return Judgement(DANGEROUS, func.path, f"{how} with {values.describe(args)} acts")
+        return Judgement(DANGEROUS, func.path, f"{how} with {describe(args)} acts")
     for arg in args[:_MAX_EXAMINED]:
         if isinstance(resolve_callable(arg), Global):
             judgement = judge_call(arg, (), "REDUCE", depth - 1)
             if judgement.verdict == DANGEROUS:
                 return judgement
-    reason = f"{how} with {values.describe(args)}: no writer calls it so"
+    reason = f"{how} with {describe(args)}: no writer calls it so"
     if row.verdict == "module":
         reason = "runs the constructor of a module of torch.nn"
     elif how.endswith("*"):

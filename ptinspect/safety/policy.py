@@ -71,26 +71,21 @@ class Policy:
         self.packages: dict[str, PolicyRow] = {}
         self.row = lru_cache(_CACHED_LOOKUPS)(self._find_row)
         for line in text.splitlines():
-            if line and not line.startswith("#"):
-                self._add(*(field.strip() for field in line.split(" | ")))
-
-    def _add(self, verdict: str, names: str, *fields: str) -> None:
-        *shapes, reason, source = fields
-        first, *others = names.split()
-        if verdict == "known":
-            for package in (first, *others):
-                self.packages[package] = PolicyRow(verdict, package, reason, source)
-            return
-        if others and not any("." in name for name in others):
-            full_names = [f"{first}.{name}" for name in others]
-        else:
-            full_names = [first, *others]
-        for name in full_names:
-            row = PolicyRow(verdict, name, reason, source, *shapes)
-            if name.endswith(".*"):
-                self.prefixes[name[:-2]] = row
-            else:
-                self.names[name] = row
+            if not line or line.startswith("#"):
+                continue
+            verdict, listed, *shapes, reason, source = map(str.strip, line.split(" | "))
+            first, *others = listed.split()
+            names = [first, *others]
+            if verdict != "known" and others and not any("." in name for name in others):
+                names = [f"{first}.{name}" for name in others]
+            for name in names:
+                row = PolicyRow(verdict, name, reason, source, *shapes)
+                if verdict == "known":
+                    self.packages[name] = row
+                elif name.endswith(".*"):
+                    self.prefixes[name[:-2]] = row
+                else:
+                    self.names[name] = row
 
     def _find_row(self, module: str, name: str) -> PolicyRow | None:
         """Return the row for a name, or None if the policy has none."""

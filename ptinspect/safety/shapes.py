@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Callable
 from functools import lru_cache
+from types import NoneType, UnionType
 from typing import NamedTuple
 
 from ptinspect.pickling.numpy_objects import MAX_DIMS
@@ -188,43 +189,34 @@ def _is_hashable(value: Value) -> bool:
     return all(size(item, 0) <= _MAX_KEY_SIZE for item in value)
 
 
+_TYPES: dict[str, type | UnionType] = {
+    "any": object, "callable": Inert | None, "class": Inert, "dict": dict, "float": float,
+    "hooks": dict | Call | None, "int": int, "list": list, "name": Inert, "none": NoneType,
+    "num": int | float | complex, "object": Call | PersistentId, "pickle": object, "str": str,
+    "tuple": tuple,
+}  # fmt: skip
 _KINDS: dict[str, Kind] = {
-    "any": lambda value: True,
     "array": lambda value: _made_by(value).startswith("numpy."),
     "bool": lambda value: isinstance(value, int) and value in (0, 1),
     "bytes": lambda value: isinstance(value, _BYTES_TYPES) or _made_by(value) in _BYTES,
-    "callable": lambda value: value is None or isinstance(value, Inert),
-    "class": lambda value: isinstance(value, Inert),
     "codec": lambda value: codec_name(value) in _CODECS,
     # what the file holds, or an iterator over it
     "content": lambda value: isinstance(value, _CONTENT_TYPES) or _made_by(value) in _ITERABLES,
-    "dict": lambda value: isinstance(value, dict),
     "dtype": lambda value: _made_by(value) in _DTYPES,
     "flags": lambda value: isinstance(value, dict) and set(map(type, value.values())) <= {bool},
-    "float": lambda value: isinstance(value, float),
     "generic": _is_generic,
     "generator": _is_generator_state,
     "hashable": _is_hashable,
-    "hooks": lambda value: isinstance(value, dict | Call) or value is None,
     "index": _is_index,
-    "int": lambda value: isinstance(value, int),
-    "list": lambda value: isinstance(value, list),
-    "name": lambda value: isinstance(value, Inert),
     "nat": lambda value: isinstance(value, int) and value >= 0,
-    "none": lambda value: value is None,
-    "num": lambda value: isinstance(value, int | float | complex),
     # its text, without an exponent that makes it huge
     "number": lambda value: isinstance(value, str) and not _LARGE_EXPONENT.search(value),
-    "object": lambda value: isinstance(value, Call | PersistentId),
     "pair": lambda value: (
         isinstance(value, list | tuple) and len(value) == 2 and _is_hashable(value[:1])
     ),
-    "pickle": lambda value: True,
     "shape": _is_shape,
     "storage": _is_storage,
-    "str": lambda value: isinstance(value, str),
     "tensor": _is_tensor,
-    "tuple": lambda value: isinstance(value, tuple),
 }
 
 
@@ -374,4 +366,5 @@ class _Parser:
             return lambda value: value == token[1:-1]
         if token in ("class", "pickle"):
             self.judged = token
-        return _KINDS[token]
+        types = _TYPES.get(token)
+        return _KINDS[token] if types is None else lambda value: isinstance(value, types)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ptinspect.pickling import numpy_objects
 from ptinspect.pickling.pyobjects import RECONSTRUCTORS
+from ptinspect.pickling.source_text import call_repr, describe, value_repr
 from ptinspect.pickling.state import Event
 from ptinspect.pickling.values import Blob, Call, Extension, Global, Inert, PersistentId, key_value
 from ptinspect.safety import calls, values
@@ -189,7 +190,7 @@ class StreamJudge:
         if verdict != CLEAN and not self.findings.count_repeated_call(
             name, self.record, event.opcode, verdict
         ):
-            self._add(event, verdict, name, judgement.reason, values.call_repr(func, args))
+            self._add(event, verdict, name, judgement.reason, call_repr(func, args))
         target = calls.resolve_callable(func)
         if isinstance(target, Global):
             self._judge_attributes_set_by_call(event, target, call)
@@ -245,15 +246,15 @@ class StreamJudge:
                 judgement = calls.judge_call(replacement, args, "REDUCE")
                 name, reason = judgement.name, judgement.reason
                 if judgement.verdict != DANGEROUS:
-                    name = values.value_repr(replacement)
+                    name = value_repr(replacement)
                     reason = f"replaces the method {method}, which {opcode} calls"
-                self._add(event, DANGEROUS, name, reason, values.call_repr(replacement, args))
+                self._add(event, DANGEROUS, name, reason, call_repr(replacement, args))
                 return
         if isinstance(target, Call):
             if (target.func, opcode) not in self._clean:
                 self._judge_changed_object(event, target)
         elif isinstance(target, Global | Extension | PersistentId):
-            name = target.path if isinstance(target, Global) else values.value_repr(target)
+            name = target.path if isinstance(target, Global) else value_repr(target)
             self._add(event, DANGEROUS, name, "is changed, and does not belong to the file")
         if opcode == "BUILD":
             # A piece of torch.distributed.checkpoint's `.metadata`, or a file next to a dump, which
@@ -305,7 +306,7 @@ class StreamJudge:
             if isinstance(event.argument, tuple) and values.view_exceeds_storage(event.argument):
                 self._add(event, DANGEROUS, "tensor", values.EXCEEDS_STORAGE)
             if is_listed and not any(kind(event.argument) for kind in shapes.states):
-                kind = values.describe((event.argument,))
+                kind = describe((event.argument,))
                 self._add(event, UNKNOWN, func.path, f"BUILD with {kind}: no writer builds it so")
             return
         if event.opcode[:7] != "SETITEM" or func.name not in ("OrderedDict", "Counter"):
@@ -381,14 +382,17 @@ class StreamJudge:
     def _watched_attributes(self, state: Value) -> dict[str, Value]:
         """Return the watched attributes in a state: a dictionary, or a tuple of them."""
 
-        def watched_in_parts(parts: tuple[Value, ...]) -> dict[str, Value]:
-            found = [
-                self._watched_attributes(each) for each in parts if not isinstance(each, tuple)
-            ]
-            return {name: value for part in found for name, value in part.items()}
-
         if isinstance(state, tuple):
-            return self._examined_once("watched", state, watched_in_parts)
+            return self._examined_once(
+                "watched",
+                state,
+                lambda parts: {
+                    name: value
+                    for part in parts
+                    if not isinstance(part, tuple)
+                    for name, value in self._watched_attributes(part).items()
+                },
+            )
         if isinstance(state, dict) and not self._is_computed(state):
             return {name: state[name] for name in _WATCHED_ATTRIBUTES if name in state}
         is_computed = isinstance(state, dict | list | Call)
