@@ -101,12 +101,7 @@ def _unlisted_reason(name: Global) -> str:
 
 # --- calls --------------------------------------------------------------------------------
 
-_BASES = (
-    "bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "int", "list", "object",
-    "set", "str", "tuple",
-)  # fmt: skip
-"""Builtin classes that an object of protocols 0 and 1 is made of. What else is made of an own
-class is judged as a call of it."""
+_BASES = policy.listed_words("builtin bases")
 
 
 def judge_call(

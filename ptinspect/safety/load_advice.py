@@ -14,8 +14,13 @@ from typing import TYPE_CHECKING
 from ptinspect.pickling.pyobjects import function_path
 from ptinspect.pickling.values import Call, Global, PersistentId, TensorCall
 from ptinspect.report import LoadAdvice
-from ptinspect.safety.policy import WEIGHTS_ONLY_BLOCKED_MODULES, WEIGHTS_ONLY_NAMES, is_listed
-from ptinspect.text import join_names, python_literal, read_sections, shell_word
+from ptinspect.safety.policy import (
+    WEIGHTS_ONLY_BLOCKED_MODULES,
+    WEIGHTS_ONLY_NAMES,
+    is_listed,
+    listed_pairs,
+)
+from ptinspect.text import join_names, python_literal, shell_word
 from ptinspect.torchnn.classes import exists_in_torch, lookup
 
 if TYPE_CHECKING:
@@ -44,14 +49,8 @@ _DIM_RANGE = "torch._dynamo.decorators._DimRange"  # a name in them that they ma
 
 _LOADABLE_FORMATS = frozenset(("torch-zip", "torch-legacy", "torch-legacy-tar", "pickle"))
 
-_FACTS = {
-    head: {key: value for key, _, value in (line.partition(" | ") for line in lines)}
-    for head, lines in read_sections("safety/loading.txt").items()
-}
-"""What `loading.txt` explains."""
-
-_READERS = _FACTS["readers"]
-NEED_PROCESS_GROUP = frozenset(_FACTS["process group"])
+_READERS, _REFUSED = listed_pairs("readers"), listed_pairs("refused")
+NEED_PROCESS_GROUP = frozenset(listed_pairs("process group"))
 """Classes whose objects do not load without a process group."""
 
 _STORE = "store=torch.distributed.HashStore()"
@@ -133,7 +132,7 @@ def _torch_refusals(
 ) -> list[str]:
     """Return why torch.load cannot read the file, whatever its options are."""
     names = {name.path for stream in streams for name in stream.globals}
-    unreadable = {reason for name, reason in _FACTS["legacy"].items() if name in names}
+    unreadable = {reason for name, reason in listed_pairs("legacy").items() if name in names}
     reasons = sorted(unreadable) if format == "torch-legacy" else []
     if facts.get("tensors_folder"):
         reasons.append("the zip of torch 1.4, which torch.load no longer reads")
@@ -151,8 +150,8 @@ def _torch_refusals(
 
 def _weights_only_blockers(format: str, streams: Sequence[Pickled]) -> list[str]:
     blockers = []
-    if format in _FACTS["refused"]:
-        blockers.append(_FACTS["refused"][format])
+    if format in _REFUSED:
+        blockers.append(_REFUSED[format])
     elif format in _READERS:
         blockers.append(f"a file of the format {format}, which torch.load does not read")
     for stream in streams:
@@ -218,7 +217,7 @@ def is_in_today_torch(name: Global) -> bool:
         name.module != "torch.tensor"
         and not name.name.endswith("Error")
         and not name.module.startswith("torch.nn.quantized.")
-        and name.path not in _FACTS["removed"]
+        and name.path not in listed_pairs("removed")
         and exists_in_torch(name.module, name.name)
     )
 
@@ -346,11 +345,11 @@ def safe_globals_line(state: ScanState, load: LoadAdvice) -> str | None:
         if not is_usable or "." in name.name or not name.path.replace(".", "").isidentifier():
             return None
     safe_globals = [
-        f'({_FACTS["hidden"].get(name.path, name.path)}, "{name.path}")' for name in needed
+        f'({listed_pairs("hidden").get(name.path, name.path)}, "{name.path}")' for name in needed
     ]
     modules = {"torch", *(name.module for name in needed)}
     modules |= set(_JAGGED_MODULES if _is_jagged(state) else ())
-    if classes := [cls for name in needed if (cls := _FACTS["returned"].get(name.path))]:
+    if classes := [cls for name in needed if (cls := listed_pairs("returned").get(name.path))]:
         safe_globals += classes
         modules.add("numpy")
     call = load.call.replace(", weights_only=False", "")

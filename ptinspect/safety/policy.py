@@ -2,7 +2,7 @@
 
 `policy.txt` is data: one line per verdict, with its names, reason and source. It is read at the
 first lookup. A name is looked up as pickle would resolve it: by its module and, in that module, by
-its dotted name. Next to it stand the names that `torch.load(weights_only=True)` accepts.
+its dotted name. The names and formats that other rules go by are in `lists.txt`.
 """
 
 from __future__ import annotations
@@ -12,28 +12,30 @@ import sys
 from functools import lru_cache
 from typing import NamedTuple
 
-from ptinspect.text import read_package_file
-
-# The standard library's packages: only these have modules inside. `code.model.Net` is not part of
-# the standard library's module `code`.
-_STDLIB_PACKAGES = frozenset(
-    (  # noqa: SIM905
-        "asyncio collections compression concurrent ctypes curses dbm distutils email encodings"
-        " ensurepip html http idlelib importlib json lib2to3 logging multiprocessing os pathlib"
-        " pydoc_data re sqlite3 string sysconfig test tkinter tomllib turtledemo unittest urllib"
-        " venv wsgiref xml xmlrpc zipfile zoneinfo"
-    ).split()
-)
+from ptinspect.text import read_package_file, read_sections
 
 _CACHED_LOOKUPS = 10_000
 
+_LISTS = read_sections("safety/lists.txt")
+
+
+def listed_words(section: str) -> tuple[str, ...]:
+    """Return a list of `lists.txt`."""
+    return tuple(" ".join(_LISTS[section]).split())
+
+
+@lru_cache(16)
+def listed_pairs(section: str) -> dict[str, str]:
+    """Return the values of a section of `lists.txt` by their keys."""
+    return {key: value for key, _, value in (line.partition(" | ") for line in _LISTS[section])}
+
+
 WEIGHTS_ONLY_NAMES: frozenset[str] = frozenset(
-    f"{line.split()[0]}.{name}"
-    for line in read_package_file("safety/weights_only.txt").splitlines()
-    if not line.startswith("#")
-    for name in line.split()[1:]
+    f"{line.split()[0]}.{name}" for line in _LISTS["weights_only"] for name in line.split()[1:]
 )
 """Names that `torch.load(weights_only=True)` accepts by default."""
+
+_STDLIB_PACKAGES = frozenset(listed_words("stdlib packages"))
 
 WEIGHTS_ONLY_BLOCKED_MODULES = frozenset({"sys", "os", "posix", "nt"})
 """Modules whose names weights_only refuses, even when they are added as safe globals.

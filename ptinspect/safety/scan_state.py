@@ -9,6 +9,7 @@ from ptinspect.errors import LimitError, Place
 from ptinspect.formats.signatures import as_text_error, text_transfer_error
 from ptinspect.limits import LIMITS
 from ptinspect.safety import report as reports
+from ptinspect.safety.policy import listed_words
 from ptinspect.safety.report import UNKNOWN, Finding, ReadError, ScanReport, shorten
 from ptinspect.text import count_text, join_names
 
@@ -27,11 +28,7 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item", Finding, ReadError, str)
 
-MODEL_SUFFIXES = (
-    ".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz", ".pt2", ".model",
-    ".safetensors", ".tar", ".zip", ".h5", ".keras", ".onnx", ".params", ".dump", ".p", ".sav",
-)  # fmt: skip
-"""Suffixes of models. A text under such a name is probably a failed download."""
+_MODEL_SUFFIXES = listed_words("model suffixes")
 
 
 class FindingCollector:
@@ -184,7 +181,7 @@ class ScanState:
     @property
     def has_model_name(self) -> bool:
         """True if the file is named like a model."""
-        return self.path.lower().endswith(MODEL_SUFFIXES)
+        return self.path.lower().endswith(_MODEL_SUFFIXES)
 
     def find(
         self, name: str, reason: str, record: str | None, verdict: str = UNKNOWN,

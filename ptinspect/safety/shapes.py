@@ -25,6 +25,7 @@ from ptinspect.pickling.values import (
     TensorCall,
     Value,
 )
+from ptinspect.safety.policy import listed_words
 from ptinspect.safety.values import MAPPING_METHODS, codec_name
 
 Kind = Callable[[Value], bool]
@@ -85,10 +86,7 @@ _BYTES_TYPES = (bytes, str, Blob, OutOfBand)
 _CONTENT_TYPES = (list, tuple, dict, str, bytes, int, SetOf)
 _BYTES = ("_codecs.encode", "builtins.bytes", "builtins.bytearray")
 _GENERIC_MODULES = ("typing", "typing_extensions", "builtins", "collections", "collections.abc")
-_ITERABLES = (
-    "builtins.iter", "builtins.reversed", "builtins.enumerate", "builtins.zip", "builtins.range",
-    "builtins.set", "builtins.frozenset",
-)  # fmt: skip
+_ITERATORS = listed_words("iterators")
 _FILLS = {
     "+pairs": ("SETITEM", "SETITEMS"),
     "+items": ("APPEND", "APPENDS"),
@@ -201,7 +199,7 @@ _KINDS: dict[str, Kind] = {
     "bytes": lambda value: isinstance(value, _BYTES_TYPES) or _made_by(value) in _BYTES,
     "codec": lambda value: codec_name(value) in _CODECS,
     # what the file holds, or an iterator over it
-    "content": lambda value: isinstance(value, _CONTENT_TYPES) or _made_by(value) in _ITERABLES,
+    "content": lambda value: isinstance(value, _CONTENT_TYPES) or _made_by(value) in _ITERATORS,
     "dtype": lambda value: _made_by(value) in _DTYPES,
     "flags": lambda value: isinstance(value, dict) and set(map(type, value.values())) <= {bool},
     "generic": _is_generic,

@@ -14,7 +14,14 @@ from ptinspect.pickling.source_text import call_repr, describe, value_repr
 from ptinspect.pickling.state import Event
 from ptinspect.pickling.values import Blob, Call, Extension, Global, Inert, PersistentId, key_value
 from ptinspect.safety import calls, values
-from ptinspect.safety.policy import is_listed, is_plain_class, is_special, is_stdlib, load_policy
+from ptinspect.safety.policy import (
+    is_listed,
+    is_plain_class,
+    is_special,
+    is_stdlib,
+    listed_words,
+    load_policy,
+)
 from ptinspect.safety.report import CLEAN, DANGEROUS, UNKNOWN, Finding
 from ptinspect.safety.scan_state import FindingCollector
 from ptinspect.safety.shapes import Shapes, parse_shapes
@@ -42,15 +49,10 @@ _METHODS_CALLED_BY = {
     "BUILD": ("__setstate__",),
 }
 _WATCHED_ATTRIBUTES = frozenset(name for names in _METHODS_CALLED_BY.values() for name in names)
-_NOTABLE_ATTRIBUTES = _WATCHED_ATTRIBUTES.union(values.MEMORY_INTERFACES)
 
-# Callables that return something that may not belong to the file, such as an annotation, whose
-# attributes are those of the class itself.
-_RETURNS_FOREIGN = (
-    "builtins.getattr", "_functools.reduce", "_operator.getitem", "functools.reduce",
-    "operator.getitem", "types.GenericAlias",
-)  # fmt: skip
-
+_RETURNS_FOREIGN = listed_words("returns foreign")
+_MEMORY_INTERFACES = listed_words("memory interfaces")
+_NOTABLE_ATTRIBUTES = _WATCHED_ATTRIBUTES.union(_MEMORY_INTERFACES)
 _LOAD_FROM_BYTES = "torch.storage._load_from_bytes"
 
 _WIDE = 64  # items, or characters, up to which a value is examined each time that it occurs
@@ -366,7 +368,7 @@ class StreamJudge:
                 is_computed = setter is not None and isinstance(part, Call)
             else:
                 is_computed = self._is_computed(part)
-                name = next((each for each in values.MEMORY_INTERFACES if each in part), None)
+                name = next((each for each in _MEMORY_INTERFACES if each in part), None)
                 if name is not None:
                     reason = f"sets {name}, which gives numpy an address in memory"
                     self._add(event, DANGEROUS, name, reason)

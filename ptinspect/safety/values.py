@@ -93,12 +93,6 @@ def literal_bytes(value: Value) -> bytes | Blob | str | None:
 MAX_DEPTH = 8
 """Nesting of calls in arguments of calls that is followed; honest files have two."""
 
-MEMORY_INTERFACES = (
-    "__array_interface__", "__array_struct__", "__array__", "__cuda_array_interface__",
-    "__dlpack__",
-)  # fmt: skip
-"""Attributes by which an object tells numpy where its memory is. It trusts whoever set them."""
-
 # --- views of storages --------------------------------------------------------------------
 
 VIEW_FUNCTIONS = frozenset(

@@ -29,6 +29,7 @@ from ptinspect.formats.zip_records import find_directories
 from ptinspect.safety.containers import pickles
 from ptinspect.safety.containers.pickles import BASE64, UNREAD_FORMATS, decode_base64, scan_text
 from ptinspect.safety.containers.zip import scan_zip
+from ptinspect.safety.policy import listed_words
 from ptinspect.safety.report import DANGEROUS, UNKNOWN
 from ptinspect.safety.scan_state import ScanState, scan_member
 from ptinspect.source.base import MemorySource, SliceSource
@@ -38,10 +39,7 @@ if TYPE_CHECKING:
     from ptinspect.formats.signatures import Identity
     from ptinspect.source.base import Source
 
-# Formats that no reader of pickles opens, and that are not models.
-_HARMLESS_FORMATS = frozenset(
-    ("image", "media", "pdf", "program", "sqlite", "parquet", "arrow", "text")
-)
+_HARMLESS_FORMATS = listed_words("harmless formats")
 _TEXT_FORMATS = frozenset(("text", "html", "xml", "json", "empty", "zeros"))
 _INDEX_FORMATS = ("safetensors-index", "torch-index")
 _TAR_FORMATS = ("tar", "torch-legacy-tar")
