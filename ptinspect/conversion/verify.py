@@ -50,9 +50,8 @@ def refuse_unsafe_output(plan: Plan, document: Document, options: ConvertOptions
     would run something, UnsupportedError if torch lacks the type of a tensor (GGUF's blocks)."""
     if plan.to in TENSORS_ONLY:
         return []
-    from ptinspect.safety.containers.dispatch import scan_source
+    from ptinspect.safety.containers.dispatch import scan_whole
     from ptinspect.safety.load_advice import state_load_advice
-    from ptinspect.safety.scan_state import Budget, ScanState
 
     encodings = sorted({str(item.tensor.encoding) for item in plan.tensors if item.tensor.encoding})
     if encodings:
@@ -61,8 +60,7 @@ def refuse_unsafe_output(plan: Plan, document: Document, options: ConvertOptions
             hint="leave them out with --exclude GLOB",
         )
     file = plan.files[0]
-    state = ScanState(file.path, "data.pkl", 0, Budget(document.limits))
-    scan_source(MemorySource(file.head, file.path), state)
+    state = scan_whole(MemorySource(file.head, file.path), document.limits, "data.pkl")
     state.format = "torch-zip"
     plan.pickled = next(iter(state.streams), None)
     report = state.report()

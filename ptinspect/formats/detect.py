@@ -129,7 +129,8 @@ _OTHER_READERS = {
 }
 
 
-def _reader(format: str) -> Callable[..., Archive]:
+def reader_of(format: str) -> Callable[..., Archive]:
+    """Return the function that reads a format."""
     module, _, name = (READERS.get(format) or _OTHER_READERS[format]).rpartition(".")
     return getattr(import_module(f"ptinspect.formats.{module}"), name)  # type: ignore[no-any-return]
 
@@ -143,14 +144,14 @@ def _open(source: Source, limits: Limits, allow_index: bool) -> Archive:
             from ptinspect.formats.torch.ranks import is_rank_file
 
             if is_rank_file(archive):
-                return _reader("torch-ranks")(source, _open_shard, limits)
+                return reader_of("torch-ranks")(source, _open_shard, limits)
         return archive
     if source.size <= MAX_TAG and allow_index and head:
         parent, name = os.path.split(source.path)
         if name == LATEST and (checkpoint := deepspeed_folder(parent)) is not None:
-            return _reader("deepspeed")(source, checkpoint, _open_shard, limits)
+            return reader_of("deepspeed")(source, checkpoint, _open_shard, limits)
         if name == ITERATION and (iteration := megatron_folder(parent)) is not None:
-            return _reader("megatron")(source, iteration, _open_shard, limits)
+            return reader_of("megatron")(source, iteration, _open_shard, limits)
     if head.startswith(COMPRESSED):
         from ptinspect.formats.joblib import open_compressed
 
@@ -165,16 +166,16 @@ def _open(source: Source, limits: Limits, allow_index: bool) -> Archive:
         if named.format == "npz":
             from ptinspect.formats.zip_directory import ZipDirectory
 
-            return _reader("npz")(source, ZipDirectory(source, limits), "", limits)
+            return reader_of("npz")(source, ZipDirectory(source, limits), "", limits)
         if is_index:
-            return _reader(named.format)(source, _open_shard, limits)
+            return reader_of(named.format)(source, _open_shard, limits)
         is_shard = allow_index and SHARD_FILE.fullmatch(os.path.basename(source.path))
         if is_shard and os.path.isfile(source.path):
             from ptinspect.formats.sharded import read_shard_files
 
             return read_shard_files(source, _open_shard, limits)
-        return _reader(named.format)(source, limits)
-    archive = _reader("pickle")(source, head, limits)
+        return reader_of(named.format)(source, limits)
+    archive = reader_of("pickle")(source, head, limits)
     is_named = _METADATA.fullmatch(os.path.basename(source.path))
     if allow_index and (is_named or b".checkpoint.metadata" in head):
         from ptinspect.formats.sharded import index_folder
@@ -182,7 +183,7 @@ def _open(source: Source, limits: Limits, allow_index: bool) -> Archive:
 
         if is_metadata(archive.root):
             folder = index_folder(source)
-            return _reader("torch-dcp")(source, archive.pickled, folder, _open_shard, limits)
+            return reader_of("torch-dcp")(source, archive.pickled, folder, _open_shard, limits)
         if is_named and any(x.endswith(".distcp") for x in os.listdir(index_folder(source) or ".")):
             raise DamagedError("it does not list the .distcp files", hint=DOWNLOAD_AGAIN)
     return archive
@@ -193,8 +194,8 @@ def _open_zip(source: Source, limits: Limits) -> Archive:
     if identity.format not in READERS:
         raise identity.error(source.path)
     if identity.format == "torch-export":
-        return _reader("torch-export")(source, directory, folder, _open_shard, limits)
-    return _reader(identity.format)(source, directory, folder, limits)
+        return reader_of("torch-export")(source, directory, folder, _open_shard, limits)
+    return reader_of(identity.format)(source, directory, folder, limits)
 
 
 def identify_head(source: Source, head: bytes, limits: Limits) -> Identity | None:

@@ -398,6 +398,20 @@ class ZipSpan(Span):
         return self.directory.chunks(self.index, self.first + start, self.first + stop, size)
 
 
+_ENDS_BY_MARKER = 2  # a flag of a record that is compressed by LZMA
+
+
+def lzma_file(data: bytes, flags: int, size: int) -> bytes:
+    """Return a record that is compressed by LZMA as a file that `lzma` reads.
+
+    The record is two bytes of version, the size of the properties, the properties, and the stream
+    (APPNOTE.TXT 5.8.8); the file is the properties, the size of the content, and the stream.
+    """
+    start = 4 + int.from_bytes(data[2:4], "little")
+    length = (1 << 64) - 1 if flags & _ENDS_BY_MARKER else size
+    return data[4:start] + length.to_bytes(8, "little") + data[start:]
+
+
 def find_concatenated_zips(source: Source, limits: Limits) -> list[tuple[int, int, int, int]]:
     """Return the zips that follow one another: start, stop, offset of the directory, and number of
     entries of each.

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from ptinspect.pickling.machine import Pickled
     from ptinspect.safety.report import Finding
     from ptinspect.safety.scan_state import ScanState
-    from ptinspect.source.base import Source
 
 TRUSTED_TORCH = "2.10"
 """The first torch whose weights_only has no known hole: CVE-2025-32434 was closed by 2.6,
@@ -378,9 +377,10 @@ def dangerous_findings(document: Document) -> list[Finding]:
     """
     if all(map(_is_harmless_name, document.globals)):
         return []
+    from ptinspect.safety.containers.dispatch import scan_whole
     from ptinspect.safety.report import DANGEROUS
 
-    reports = [_scan(document, source).report() for source in document.archive.files]
+    reports = [scan_whole(file, document.limits).report() for file in document.archive.files]
     findings = (finding for report in reports for finding in report.all_findings())
     return [finding for finding in findings if finding.verdict == DANGEROUS]
 
@@ -390,16 +390,10 @@ def has_safe_globals_line(document: Document, advice: LoadAdvice) -> bool:
     if all(map(_is_harmless_name, document.globals)):
         needed = _needed_globals(document.globals, advice)
         return needed is not None and all(map(is_in_today_torch, needed))
-    return safe_globals_line(_scan(document, document.archive.source), advice) is not None
+    from ptinspect.safety.containers.dispatch import scan_whole
 
-
-def _scan(document: Document, source: Source) -> ScanState:
-    from ptinspect.safety.containers.dispatch import scan_source
-    from ptinspect.safety.scan_state import Budget, ScanState
-
-    state = ScanState(document.path, None, 0, Budget(document.limits))
-    scan_source(source, state)
-    return state
+    state = scan_whole(document.archive.source, document.limits)
+    return safe_globals_line(state, advice) is not None
 
 
 def _is_harmless_name(name: Global) -> bool:

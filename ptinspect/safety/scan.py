@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from ptinspect.errors import PtInspectError
 from ptinspect.limits import LIMITS, Limits
-from ptinspect.safety.containers.dispatch import buffer_if_small, scan_source
+from ptinspect.safety.containers.dispatch import scan_whole
 from ptinspect.safety.policy import load_policy
 from ptinspect.safety.report import (
     CLEAN,
@@ -28,7 +28,7 @@ from ptinspect.safety.report import (
     load_reports,
     unreadable_report,
 )
-from ptinspect.safety.scan_state import Budget, ScanState, damaged_report, fit
+from ptinspect.safety.scan_state import damaged_report, fit
 from ptinspect.source.local import MAX_COPY_BYTES, check_type, find_files, open_source
 
 if TYPE_CHECKING:
@@ -89,8 +89,7 @@ def scan_file(
     name = os.fspath(path) if isinstance(path, (str, os.PathLike)) else getattr(path, "name", "-")
     try:
         with open_source(path) as source:
-            state = ScanState(source.path, None, 0, Budget(limits))
-            scan_source(buffer_if_small(source), state)
+            state = scan_whole(source, limits)
             report = state.report(allow, allow_unknown)
             if report.verdict != CLEAN:
                 report = damaged_report(state, report, source)

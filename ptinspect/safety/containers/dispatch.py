@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from ptinspect.errors import DamagedError, FormatError, LimitError, Place, PtInspectError
 from ptinspect.formats.archive import OutsideFolderError
-from ptinspect.formats.detect import COMPRESSED, HEAD_BYTES, identify_head
+from ptinspect.formats.detect import COMPRESSED, HEAD_BYTES, identify_head, reader_of
 from ptinspect.formats.signatures import (
     JOBLIB,
     ZIP_MAGIC,
@@ -31,12 +31,13 @@ from ptinspect.safety.containers.pickles import BASE64, UNREAD_FORMATS, decode_b
 from ptinspect.safety.containers.zip import scan_zip
 from ptinspect.safety.policy import listed_words
 from ptinspect.safety.report import DANGEROUS, UNKNOWN
-from ptinspect.safety.scan_state import ScanState, scan_member
+from ptinspect.safety.scan_state import Budget, ScanState, scan_member
 from ptinspect.source.base import MemorySource, SliceSource
 from ptinspect.source.local import MAX_COPY_BYTES, open_source
 
 if TYPE_CHECKING:
     from ptinspect.formats.signatures import Identity
+    from ptinspect.limits import Limits
     from ptinspect.source.base import Source
 
 _HARMLESS_FORMATS = listed_words("harmless formats")
@@ -44,6 +45,7 @@ _TEXT_FORMATS = frozenset(("text", "html", "xml", "json", "empty", "zeros"))
 _INDEX_FORMATS = ("safetensors-index", "torch-index")
 _TAR_FORMATS = ("tar", "torch-legacy-tar")
 
+_TWO_FORMATS = "it is {} at once: readers disagree about what it is"
 _MIN_PICKLE_RUN = 64  # bytes of a damaged pickle that must have run for it to count as one
 
 
@@ -67,6 +69,13 @@ def scan_source(source: Source, state: ScanState) -> None:
     except RecursionError:
         where = Place(state.record)
         state.errors.append(LimitError("it is nested too deep", limit="path_depth", where=where))
+
+
+def scan_whole(source: Source, limits: Limits, record: str | None = None) -> ScanState:
+    """Return the finished scan of a whole file, or of a `record` that is not written yet."""
+    state = ScanState(source.path, record, 0, Budget(limits))
+    scan_source(buffer_if_small(source), state)
+    return state
 
 
 def buffer_if_small(source: Source) -> Source:
@@ -112,16 +121,12 @@ def _scan_unless_zip(source: Source, state: ScanState, head: bytes) -> None:
 def _scan_as_second_format(source: Source, state: ScanState, kind: str) -> None:
     from ptinspect.safety.containers.tar import scan_tar  # few files need it
 
-    _add_two_formats(state, f"{state.description or state.format} and a {kind}")
+    formats = f"{state.description or state.format} and a {kind}"
+    state.find("two-formats", _TWO_FORMATS.format(formats), state.record)
     state.skipped = False
     member = state.new_member(kind)
     (scan_tar if kind == "tar" else scan_zip)(source, member)
     state.members.append(member)
-
-
-def _add_two_formats(state: ScanState, formats: str) -> None:
-    reason = f"it is {formats} at once: readers disagree about what it is"
-    state.find("two-formats", reason, state.record)
 
 
 # --- sparse tensors -----------------------------------------------------------------------
@@ -193,7 +198,8 @@ def _try_pickles(source: Source, state: ScanState, head: bytes, identity: Identi
     if identity is not None:  # it begins like another format
         is_pickle = scanner.is_harmful
         if is_pickle:
-            _add_two_formats(state, f"{identity.description} and a pickle")
+            formats = f"{identity.description} and a pickle"
+            state.find("two-formats", _TWO_FORMATS.format(formats), state.record)
     if is_pickle:
         state.format = trial.format if trial.format != "unknown" else "pickle"
         state.description, state.hint = "a pickle", trial.hint
@@ -231,22 +237,12 @@ def _scan_identified(
         _scan_arrays(source, state)
     elif identity.format == "compressed" and _scan_compressed(source, state, head):
         pass
-    elif identity.format == "safetensors":
-        from ptinspect.formats.safetensors import read_safetensors
-
+    elif identity.format in ("safetensors", "onnx") or head.startswith(b"GGUF"):
         try:
-            read_safetensors(source, state.limits)
-        except PtInspectError as error:
-            if error.kind != "unsupported":  # a dtype that torch lacks: still only numbers
+            reader_of(identity.format)(source, state.limits)
+        except PtInspectError as error:  # a dtype that torch lacks: still only numbers
+            if identity.format != "safetensors" or error.kind != "unsupported":
                 raise
-    elif head.startswith(b"GGUF"):
-        from ptinspect.formats.gguf import read_gguf
-
-        read_gguf(source, state.limits)
-    elif identity.format == "onnx":
-        from ptinspect.formats.onnx import read_onnx
-
-        read_onnx(source, state.limits)
     elif identity.format in _INDEX_FORMATS and not state.depth:
         _scan_shards(source, state)
     elif identity.format in (*_INDEX_FORMATS, "appledouble") or (

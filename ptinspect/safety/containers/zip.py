@@ -19,6 +19,7 @@ from ptinspect.formats.zip_directory import (
     STORED,
     ZipDirectory,
     find_concatenated_zips,
+    lzma_file,
     pack_again,
 )
 from ptinspect.safety.containers.pickles import UNREAD_FORMATS, scan_suspect
@@ -45,7 +46,6 @@ _TORCH_FORMATS = frozenset(("torch-zip", "torchscript", "torch-export", "torch-p
 
 _SOURCE_ENDS = (".py\n", ".pyc\n", "/.data/extern_modules\n")
 _BZIP2, _LZMA = 12, 14
-_ENDS_BY_MARKER = 2  # a flag of a record that is compressed by LZMA
 _HEAD = 1024
 _MAX_DESCRIPTOR = 24  # bytes of the longest data descriptor, which follows a record
 
@@ -299,14 +299,8 @@ class ZipScanner:
         if method == STORED:
             return packed
         if method == _LZMA:
-            # The record is two bytes of version, the size of the properties, the properties, and
-            # the stream (APPNOTE.TXT 5.8.8); the file that `lzma` reads is the properties, the size
-            # of the content, and the stream.
             data = packed.read(0, packed_size)
-            start = 4 + int.from_bytes(data[2:4], "little")
-            length = (1 << 64) - 1 if directory.flags[i] & _ENDS_BY_MARKER else size
-            data = data[4:start] + length.to_bytes(8, "little") + data[start:]
-            packed = MemorySource(data, path)
+            packed = MemorySource(lzma_file(data, directory.flags[i], size), path)
         content, error = self.state.decompress(packed, "bzip2" if method == _BZIP2 else "lzma")
         if error is not None:
             error.where = Place(directory.names[i])
