@@ -3,13 +3,15 @@
 Sources: numpy's `ndarray.__reduce__` (`_reconstruct`, then BUILD with version, shape, dtype,
 order and bytes), `ndarray.__reduce_ex__(5)` (`_frombuffer`), `generic.__reduce__` (`scalar`),
 `dtype.__reduce__`. Their module is `numpy.core…` in numpy 1 and `numpy._core…` in numpy 2.
+
+Also the strides of torch's views, and whether their storages have the elements that they need.
 """
 
 from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ptinspect.dtypes import by_numpy_code, decoder, numpy_itemsize, numpy_name
 from ptinspect.pickling.pyobjects import (
@@ -17,9 +19,13 @@ from ptinspect.pickling.pyobjects import (
     as_bytes,
     as_sequence,
     function_path,
+    global_path,
     resolve_global,
 )
-from ptinspect.pickling.values import Blob, Call, Global, Value
+from ptinspect.pickling.values import Blob, Call, Global, PersistentId, TensorCall, Value
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
 
 MAX_DIMS = 64
 """Dimensions of a tensor, and of an array since numpy 2 (32 before). Both refuse more."""
@@ -285,3 +291,78 @@ def holds_objects(dtype: Value) -> bool:
         return not isinstance(name, str)
     flags = state[7] if isinstance(state, tuple) and len(state) > 7 else 0
     return type(flags) is not int or bool(flags & _HAS_OBJECT)
+
+
+# --- views of storages --------------------------------------------------------------------
+
+VIEW_FUNCTIONS = frozenset(
+    f"torch._utils._rebuild_{kind}" for kind in ("tensor", "tensor_v2", "tensor_v3", "qtensor")
+)
+
+_PACKED = {"torch.QUInt4x2Storage": 2, "torch.QUInt2x4Storage": 4}
+"""Elements of a tensor in each byte of such a storage."""
+
+
+def view_exceeds_storage(args: tuple[Value, ...]) -> bool:
+    """Return True if a view needs elements that its storage does not have.
+
+    Args:
+        args: (storage, offset, size, stride, …) of torch._utils._rebuild_tensor and its versions.
+            If they have other types, torch refuses them itself.
+    """
+    fields = args[0].value if args and isinstance(args[0], PersistentId) else None
+    if not isinstance(fields, tuple) or len(fields) < 5 or len(args) < 4:
+        return False
+    numel, (offset, size, stride) = fields[4], args[1:4]
+    if isinstance(size, Call) and size.args:
+        size = size.args[0]  # torch.Size((2, 2))
+    if type(numel) is not int or type(offset) is not int:
+        return False
+    if not isinstance(size, tuple) or not isinstance(stride, tuple) or len(size) > MAX_DIMS:
+        return False
+    stride = stride[: len(size)]
+    if not set(map(type, (*size, *stride))) <= {int}:
+        return False
+    needed = required_numel(offset, size, stride)
+    if needed <= numel:
+        return False
+    storage_type = fields[1].path if isinstance(fields[1], Global) else ""
+    return needed > numel * _PACKED.get(storage_type, 1)
+
+
+EXCEEDS_STORAGE = "a tensor extends past the end of its storage"
+"""CVE-2026-24747 and similar; torch itself refuses such a view."""
+
+
+def conflicting_storages(
+    persistent: Sequence[PersistentId | TensorCall],
+) -> Iterator[tuple[str, int, str]]:
+    """Yield (name, offset, reason) of storages with two sizes (CVE-2026-24747: memory behind the
+    smaller one is read) or types (torch reads all views by the first one), and of views that exceed
+    their storage in `tensor_fastpath`."""
+    seen: dict[Value, tuple[Value, Value]] = {}
+    fitting: set[int] = set()  # ids of forms
+    for item in persistent:
+        key: Value
+        numel: Value
+        storage_type: Value
+        if isinstance(item, TensorCall):
+            form, key, offset = item.form, item.storage_key, item.persistent_id_offset
+            numel, storage_type = form.numel, form.storage_type
+            if id(form) not in fitting:
+                if required_numel(form.storage_offset, form.size, form.stride) > form.numel:
+                    yield "tensor", item.offset, EXCEEDS_STORAGE
+                else:
+                    fitting.add(id(form))
+        else:
+            fields, offset = item.value, item.offset
+            if not isinstance(fields, tuple) or len(fields) < 5 or fields[0] != "storage":
+                continue
+            storage_type, key, numel = fields[1], fields[2], fields[4]
+        if not isinstance(key, str | int):
+            continue
+        first = seen.setdefault(key, (numel, storage_type))
+        if first[0] != numel:
+            yield "storage", offset, "a storage is recorded with two sizes"
+        elif first[1] is not storage_type and global_path(first[1]) != global_path(storage_type):
+            yield "storage", offset, "a storage is recorded with two types"

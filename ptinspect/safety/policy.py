@@ -37,11 +37,7 @@ WEIGHTS_ONLY_NAMES: frozenset[str] = frozenset(
 
 _STDLIB_PACKAGES = frozenset(listed_words("stdlib packages"))
 
-WEIGHTS_ONLY_BLOCKED_MODULES = frozenset({"sys", "os", "posix", "nt"})
-"""Modules whose names weights_only refuses, even when they are added as safe globals.
-
-Source: torch._weights_only_unpickler._blocklisted_modules.
-"""
+WEIGHTS_ONLY_BLOCKED_MODULES = frozenset(listed_words("blocked modules"))
 
 
 class PolicyRow(NamedTuple):

@@ -102,14 +102,14 @@ def scan_file(
                 steps = next_steps(state, report.verdict, load, commands)
                 report = replace(report, load=load, steps=tuple(steps))
             return fit(report, limits.report_bytes)
-    except PtInspectError as error:
-        return unreadable_report(str(name), error)
+    except PtInspectError as raised:
+        error = raised
     except MemoryError:
-        return unreadable_report(str(name), PtInspectError("there is not enough memory to read it"))
-    except Exception as error:  # noqa: BLE001 - a bug on one file must not hide the other files
-        message = f"a bug in ptinspect: {type(error).__name__}: {error}"
-        hint = "please report it, with the file if you can"
-        return unreadable_report(str(name), PtInspectError(message, hint=hint))
+        error = PtInspectError("there is not enough memory to read it")
+    except Exception as bug:  # noqa: BLE001 - a bug on one file must not hide the other files
+        message = f"a bug in ptinspect: {type(bug).__name__}: {bug}"
+        error = PtInspectError(message, hint="please report it, with the file if you can")
+    return unreadable_report(str(name), error)
 
 
 def scan_many(

@@ -127,27 +127,6 @@ def _is_tensor(value: Value) -> bool:
     return is_made and path.startswith("torch.")
 
 
-def _is_storage(value: Value) -> bool:
-    if isinstance(value, PersistentId):
-        return True
-    return _made_by(value).endswith(("Storage", "._load_from_bytes"))
-
-
-def _is_generic(value: Value) -> bool:
-    """`List` in `List[int]`."""
-    if not isinstance(value, Global) or value.module not in _GENERIC_MODULES:
-        return False
-    return value.name.isidentifier() and not value.name.startswith("_")
-
-
-def _is_index(value: Value) -> bool:
-    """The arguments of a table's labels. Other iterables could be expanded without an end."""
-    if not isinstance(value, dict):
-        return False
-    made = (_made_by(item) for item in value.values() if isinstance(item, Call))
-    return all(path.startswith(("numpy.", "pandas.", "builtins.slice")) for path in made)
-
-
 _LAST_POSITIONS = {"pos": 624, "buffer_pos": 4}
 """Positions up to which MT19937 and Philox have numbers. numpy reads on at any other."""
 
@@ -202,10 +181,24 @@ _KINDS: dict[str, Kind] = {
     "content": lambda value: isinstance(value, _CONTENT_TYPES) or _made_by(value) in _ITERATORS,
     "dtype": lambda value: _made_by(value) in _DTYPES,
     "flags": lambda value: isinstance(value, dict) and set(map(type, value.values())) <= {bool},
-    "generic": _is_generic,
+    # `List` in `List[int]`
+    "generic": lambda value: (
+        isinstance(value, Global)
+        and value.module in _GENERIC_MODULES
+        and value.name.isidentifier()
+        and not value.name.startswith("_")
+    ),
     "generator": _is_generator_state,
     "hashable": _is_hashable,
-    "index": _is_index,
+    # the arguments of a table's labels; other iterables could be expanded without an end
+    "index": lambda value: (
+        isinstance(value, dict)
+        and all(
+            _made_by(item).startswith(("numpy.", "pandas.", "builtins.slice"))
+            for item in value.values()
+            if isinstance(item, Call)
+        )
+    ),
     "nat": lambda value: isinstance(value, int) and value >= 0,
     # its text, without an exponent that makes it huge
     "number": lambda value: isinstance(value, str) and not _LARGE_EXPONENT.search(value),
@@ -213,7 +206,10 @@ _KINDS: dict[str, Kind] = {
         isinstance(value, list | tuple) and len(value) == 2 and _is_hashable(value[:1])
     ),
     "shape": _is_shape,
-    "storage": _is_storage,
+    "storage": lambda value: (
+        isinstance(value, PersistentId)
+        or _made_by(value).endswith(("Storage", "._load_from_bytes"))
+    ),
     "tensor": _is_tensor,
 }
 

@@ -129,7 +129,7 @@ class StreamJudge:
                 if opcode == "BUILD" and isinstance(event.target, Inert):
                     event.target.change().states.append(event.argument)
                 self._judge_change(event)
-        for storage, offset, reason in values.conflicting_storages(recorder.persistent):
+        for storage, offset, reason in numpy_objects.conflicting_storages(recorder.persistent):
             opcode = "REDUCE" if storage == "tensor" else "BINPERSID"
             self._add(Event(offset, opcode, None), DANGEROUS, storage, reason)
         for loader, event in self._loaders.items():
@@ -160,9 +160,9 @@ class StreamJudge:
         if not args and (func, call.opcode) in self._clean:
             return
         if isinstance(func, Global):
-            if func.path in values.VIEW_FUNCTIONS:
-                if values.view_exceeds_storage(args):
-                    self._add(event, DANGEROUS, "tensor", values.EXCEEDS_STORAGE)
+            if func.path in numpy_objects.VIEW_FUNCTIONS:
+                if numpy_objects.view_exceeds_storage(args):
+                    self._add(event, DANGEROUS, "tensor", numpy_objects.EXCEEDS_STORAGE)
             elif func.module.startswith("torch.") and values.has_indices(func, args):
                 self.sparse.append(call)
             if not call.kwargs and len(args) <= _WIDE:
@@ -305,11 +305,12 @@ class StreamJudge:
         shapes = parse_shapes(row.shapes if row else "")
         is_listed = row is not None and row.verdict in ("allowed", "module")
         if is_build:
-            if isinstance(event.argument, tuple) and values.view_exceeds_storage(event.argument):
-                self._add(event, DANGEROUS, "tensor", values.EXCEEDS_STORAGE)
-            if is_listed and not any(kind(event.argument) for kind in shapes.states):
-                kind = describe((event.argument,))
-                self._add(event, UNKNOWN, func.path, f"BUILD with {kind}: no writer builds it so")
+            state = event.argument
+            if isinstance(state, tuple) and numpy_objects.view_exceeds_storage(state):
+                self._add(event, DANGEROUS, "tensor", numpy_objects.EXCEEDS_STORAGE)
+            if is_listed and not any(kind(state) for kind in shapes.states):
+                reason = f"BUILD with {describe((state,))}: no writer builds it so"
+                self._add(event, UNKNOWN, func.path, reason)
             return
         if event.opcode[:7] != "SETITEM" or func.name not in ("OrderedDict", "Counter"):
             self.weights_only_blockers.add(func.path)

@@ -1,24 +1,10 @@
-"""Inert values: what loading would do with them, and whether they point outside their memory."""
+"""What loading would do with inert values: texts that it runs, methods that the file replaces,
+bytes that it loads, parts of sparse and nested tensors."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from ptinspect.pickling.numpy_objects import MAX_DIMS, required_numel
 from ptinspect.pickling.pyobjects import global_path, resolve_global
-from ptinspect.pickling.values import (
-    Blob,
-    Call,
-    Global,
-    PersistentId,
-    Python2Str,
-    SetOf,
-    TensorCall,
-    Value,
-)
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+from ptinspect.pickling.values import Blob, Call, Global, Python2Str, SetOf, Value
 
 MAPPING_METHODS = ("keys", "items")
 """The methods by which `__setstate__` uses a state that is not a dictionary."""
@@ -88,85 +74,8 @@ def literal_bytes(value: Value) -> bytes | Blob | str | None:
     return b"" if value.func.path == "builtins.bytes" and not value.args else None
 
 
-# --- memory -------------------------------------------------------------------------------
-
 MAX_DEPTH = 8
 """Nesting of calls in arguments of calls that is followed; honest files have two."""
-
-# --- views of storages --------------------------------------------------------------------
-
-VIEW_FUNCTIONS = frozenset(
-    f"torch._utils._rebuild_{kind}" for kind in ("tensor", "tensor_v2", "tensor_v3", "qtensor")
-)
-
-_PACKED = {"torch.QUInt4x2Storage": 2, "torch.QUInt2x4Storage": 4}
-"""Elements of a tensor in each byte of such a storage."""
-
-
-def view_exceeds_storage(args: tuple[Value, ...]) -> bool:
-    """Return True if a view needs elements that its storage does not have.
-
-    Args:
-        args: (storage, offset, size, stride, …) of torch._utils._rebuild_tensor and its versions.
-            If they have other types, torch refuses them itself.
-    """
-    fields = args[0].value if args and isinstance(args[0], PersistentId) else None
-    if not isinstance(fields, tuple) or len(fields) < 5 or len(args) < 4:
-        return False
-    numel, (offset, size, stride) = fields[4], args[1:4]
-    if isinstance(size, Call) and size.args:
-        size = size.args[0]  # torch.Size((2, 2))
-    if type(numel) is not int or type(offset) is not int:
-        return False
-    if not isinstance(size, tuple) or not isinstance(stride, tuple) or len(size) > MAX_DIMS:
-        return False
-    stride = stride[: len(size)]
-    if not set(map(type, (*size, *stride))) <= {int}:
-        return False
-    needed = required_numel(offset, size, stride)
-    if needed <= numel:
-        return False
-    storage_type = fields[1].path if isinstance(fields[1], Global) else ""
-    return needed > numel * _PACKED.get(storage_type, 1)
-
-
-EXCEEDS_STORAGE = "a tensor extends past the end of its storage"
-"""CVE-2026-24747 and similar; torch itself refuses such a view."""
-
-
-def conflicting_storages(
-    persistent: Sequence[PersistentId | TensorCall],
-) -> Iterator[tuple[str, int, str]]:
-    """Yield (name, offset, reason) of storages with two sizes (CVE-2026-24747: memory behind the
-    smaller one is read) or types (torch reads all views by the first one), and of views that exceed
-    their storage in `tensor_fastpath`."""
-    seen: dict[Value, tuple[Value, Value]] = {}
-    fitting: set[int] = set()  # ids of forms
-    for item in persistent:
-        key: Value
-        numel: Value
-        storage_type: Value
-        if isinstance(item, TensorCall):
-            form, key, offset = item.form, item.storage_key, item.persistent_id_offset
-            numel, storage_type = form.numel, form.storage_type
-            if id(form) not in fitting:
-                if required_numel(form.storage_offset, form.size, form.stride) > form.numel:
-                    yield "tensor", item.offset, EXCEEDS_STORAGE
-                else:
-                    fitting.add(id(form))
-        else:
-            fields, offset = item.value, item.offset
-            if not isinstance(fields, tuple) or len(fields) < 5 or fields[0] != "storage":
-                continue
-            storage_type, key, numel = fields[1], fields[2], fields[4]
-        if not isinstance(key, str | int):
-            continue
-        first = seen.setdefault(key, (numel, storage_type))
-        if first[0] != numel:
-            yield "storage", offset, "a storage is recorded with two sizes"
-        elif first[1] is not storage_type and global_path(first[1]) != global_path(storage_type):
-            yield "storage", offset, "a storage is recorded with two types"
-
 
 # --- sparse and nested tensors ------------------------------------------------------------
 
