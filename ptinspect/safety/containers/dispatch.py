@@ -350,7 +350,7 @@ def _scan_shards(source: Source, state: ScanState) -> None:
         state.members.append(member)
         try:
             with open_source(member.path) as shard:
-                scan_source(buffer_if_small(shard), member)
+                state.budget.scan_source(buffer_if_small(shard), member)
                 if member.skipped and not member.members:
                     raise FormatError(f"it is {member.description}, not a shard")
         except PtInspectError as error:
