@@ -16,7 +16,7 @@ import pytest
 
 import ptinspect
 from ptinspect.limits import LIMITS, Limits
-from ptinspect.safety import scan as scan_module
+from ptinspect.safety.containers import dispatch
 from ptinspect.safety.report import ScanReport, json_text
 from ptinspect.source.local import MAX_COPY_BYTES
 from tests.safety.files import BAD, GOOD, npy, put, scanned, torch_zip
@@ -201,7 +201,7 @@ def test_a_file_that_is_truncated_while_it_is_scanned_is_unreadable(
 ) -> None:
     good = put(tmp_path, torch_zip(GOOD), "good.pt")
     large = put(tmp_path, b"\x80\x04" + bytes(MAX_COPY_BYTES + 5 * MEGABYTE), "large.pkl")
-    real = scan_module.scan_source
+    real = dispatch.scan_source
 
     def truncate_first(source: object, state: object) -> None:
         if "large" in str(getattr(state, "path", "")):
@@ -209,7 +209,7 @@ def test_a_file_that_is_truncated_while_it_is_scanned_is_unreadable(
             os.truncate(large, 4096)
         real(source, state)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(scan_module, "scan_source", truncate_first)
+    monkeypatch.setattr(dispatch, "scan_source", truncate_first)
     monkeypatch.setattr("ptinspect.safety.scan.can_fork", lambda: True)
     reports = ptinspect.scan_many([str(good), str(large), str(good)])
     assert [report.verdict for report in reports] == ["clean", "unreadable", "clean"]
