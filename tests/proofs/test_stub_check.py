@@ -13,10 +13,11 @@ from tests.cli.running import CHECKPOINT, MODEL, STATE_DICT, run
 from tests.conftest import FIXTURES
 
 pytest.importorskip("torch")
-pytestmark = pytest.mark.usefixtures("forked_torch")
+forked = pytest.mark.usefixtures("forked_torch")  # all but one, which starts Python as a user does
 
 
 @pytest.mark.slow
+@forked
 @pytest.mark.parametrize("file", [MODEL, CHECKPOINT, STATE_DICT])
 def test_the_stub_fits_its_file(file: Path) -> None:
     report = check_stub(str(file))
@@ -25,6 +26,7 @@ def test_the_stub_fits_its_file(file: Path) -> None:
 
 
 @pytest.mark.slow
+@forked
 @pytest.mark.parametrize("name", ["numpy.legacy.pth", "strings.pkl"])
 def test_a_str_of_python_2_is_read_as_latin1(name: str, tmp_path: Path) -> None:
     file = FIXTURES / "old" / "torch-1.0.0-py27" / name
@@ -47,6 +49,7 @@ def test_a_package_is_checked_as_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@forked
 def test_what_differs_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     from ptinspect.stubs import write_module as module
 
@@ -87,6 +90,7 @@ OTHERS = FIXTURES / "others"
 
 
 @pytest.mark.slow
+@forked
 @pytest.mark.parametrize(
     ("name", "loader"),
     [
@@ -113,6 +117,7 @@ def test_what_needs_no_stub_says_why() -> None:
 
 
 @pytest.mark.slow
+@forked
 def test_what_torch_itself_fails_in_is_no_fault_of_the_stub() -> None:
     report = check_stub(str(FIXTURES / "modules" / "quantized-conv.pt"))
     assert report.exit_code == 0, report.text()

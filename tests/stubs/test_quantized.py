@@ -13,7 +13,7 @@ from tests.stubs.trying import attempt, failures, outcomes, run_script
 
 torch = pytest.importorskip("torch")
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("forked_torch")]
 
 MAKER = """
 import sys, torch

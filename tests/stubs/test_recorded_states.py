@@ -11,6 +11,7 @@ from ptinspect.stubs import stub
 from tests.stubs.trying import attempt, failures, outcomes, run_script
 
 torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.usefixtures("forked_torch")
 
 MAKER = """
 import sys, types, torch

@@ -20,6 +20,7 @@ from tests.stubs.trying import attempt, failures, outcomes
 from tests.torch_child import run_python
 
 torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.usefixtures("forked_torch")
 
 MAKER = Path(__file__).parent / "reported_models.py"
 CHECKED = ("bound_method", "bound_method_of_torch", "not_copied", "data_parallel")
