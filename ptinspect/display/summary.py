@@ -164,7 +164,7 @@ def entry_lines(
 ) -> list[tuple[str, str]]:
     """Return key and text of each entry, and of the 0-dim tensors outside models. Internals are
     what is in a pandas object, and what nn.Module itself sets."""
-    tables = [entry.path for entry in document.entries if entry.type.startswith("pandas.")]
+    tables = {entry.path for entry in document.entries if entry.type.startswith("pandas.")}
     lines = [
         (cut(dotted(path)), entry.text)
         for path, entry in _unwrapped_entries(document.entries)
@@ -172,7 +172,7 @@ def entry_lines(
         if not without_internals
         or not (
             BOOKKEEPING.intersection(map(str, path[-1:]))
-            or any(path != table and path[: len(table)] == table for table in tables)
+            or (tables and any(path[:length] in tables for length in range(len(path))))
         )
     ]
     contents = document.contents

@@ -65,7 +65,7 @@ def _with_article(value: Value) -> str:
     name = (describe(value) or (type(value).__name__,))[0]
     if isinstance(value, Call):
         name = (class_path(value) or "object").rsplit(".", 1)[-1]
-    return f"{'an' if name[:1] in 'aeiouO' else 'a'} {cut(name)}"
+    return f"{'an' if name[:1] in 'aeiouAEIO' else 'a'} {cut(name)}"
 
 
 def facts(document: Document, options: ShowOptions, file_hash: FileHash | None) -> Iterator[Fact]:

@@ -89,8 +89,9 @@ class Entry(NamedTuple):
         if isinstance(value, list):
             items = ", ".join(map(scalar_text, value[: 2 * MAX_ITEMS]))
             items += f", … ({len(value):,} in all)" if len(value) > 2 * MAX_ITEMS else ""
-            is_call = self.type not in ("list", "tuple")  # of an object, with its arguments
-            return f"[{items}]" if name == "list" else f"{name * is_call}({items})"
+            if self.type == "list":
+                return f"[{items}]"
+            return f"({items})" if self.type == "tuple" else f"{name}({items})"  # a call
         if self.type in ("str", "int", "float", "bool", "NoneType", "None"):
             return scalar_text(value)
         digits = FLOAT_DIGITS.get(self.type.removeprefix("numpy."))

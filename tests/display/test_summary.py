@@ -265,6 +265,7 @@ def test_an_object_is_named_by_its_class(tmp_path: Path) -> None:
 
     torch.save(OrderedDict(a=torch.ones(1), b=3), tmp_path / "o.pt")
     assert " a Call" not in shown(tmp_path / "o.pt")
+    assert "tensors in an OrderedDict\n" in shown(tmp_path / "o.pt")
 
 
 def test_torch_loads_safetensors_as_the_summary_says() -> None:

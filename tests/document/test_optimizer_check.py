@@ -812,6 +812,7 @@ def test_an_optimizer_whose_model_is_in_another_file_is_undecided() -> None:
     assert [doubt.message for doubt in of_generator.undecided] == ["its model is not in the file"]
     del made["optim_d"]
     assert not checked(made).fits
+    assert not checked({"ema": made["mpd"], "optim_g": made["optim_g"]}).fits
 
 
 def test_an_optimizer_that_may_be_that_of_two_models_is_undecided() -> None:

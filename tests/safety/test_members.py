@@ -142,6 +142,10 @@ CLEAN = {
         bytes(16),
     ),
     "safetensors": pack("<Q", 2) + b"{}",
+    **{  # the length of the header begins like a pickle, with 80 02 to 80 05
+        f"safetensors with a header of {n} bytes": pack("<Q", n) + b"{}".ljust(n)
+        for n in (0x280, 0x380, 0x480, 0x580, 0x10280)
+    },
     "tensor in a pickle": whole(
         call(
             path("torch.storage._load_from_bytes"),
@@ -168,6 +172,9 @@ UNREADABLE = {
     ),
     "anything": b"\xf3\x01\x02\x03" * 20,
     "cut pickle": GOOD[:-3],
+    "a pickle's first bytes and zeros": b"\x80\x02" + b"\0" * 40,
+    "cut safetensors": pack("<Q", 0x280) + b"{" + b" " * 0x200,
+    "safetensors that is a cut pickle": pack("<Q", 0x288280)[:2] + b"(\0\0\0\0\0{}" + b" " * 90,
     "cut gzip": gzip.compress(GOOD * 40)[:-12],
     "cut zip": torch_zip(GOOD)[:-60],
     "cut npy": b"\x93NUMPY\x01\x00\xff\xff{",

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING
 
 from ptinspect.document.optim.copies import decide_copies, equal_averages
 from ptinspect.document.optim.matching import (
+    FROZEN,
     Fault,
     Match,
     Slot,
     Weight,
+    Weights,
     best_match,
     candidate_weights,
     slots_of,
-    without_foreign,
 )
 from ptinspect.document.optim.state import (
     COLUMN,
@@ -106,7 +107,7 @@ def check_optimizers(document: Document, *, values: bool = True) -> list[Optimiz
         slot_lists.append(slots_of(optimizers[index], document.weight_of))
         matches.append(best_match(slot_lists[-1], candidates, optimizer.path))
     if not all(match is None or match.fits for match in matches):
-        matches = without_foreign(matches, slot_lists, candidates)
+        matches = _without_foreign(matches, slot_lists, candidates)
     fits = []
     for optimizer, slots, match in zip(optimizers, slot_lists, matches, strict=True):
         if values and match is not None and len(slots) < len(match.weights.parameters):
@@ -130,6 +131,28 @@ def check_optimizers(document: Document, *, values: bool = True) -> list[Optimiz
         for message in equal_averages(candidates):
             fits[0].findings.append(Fault("average", message, is_certain=False))
     return fits
+
+
+def _without_foreign(
+    matches: list[Match | None], slot_lists: list[list[Slot]], candidates: list[Weights]
+) -> list[Match | None]:
+    """Replace the matches that do not fit, if the optimizers of the others cover each model: then
+    the model is in another file, as the generator of a GAN beside `optim_g` and `optim_d`."""
+    covered = {
+        weight.tensor.view_key
+        for match in matches
+        if match is not None and match.fits
+        for weight in match.weights.parameters
+    }
+    models = [w for w in candidates if not w.is_average and not FROZEN.search(dotted(w.path))]
+    is_covered = all(weight.tensor.view_key in covered for w in models for weight in w.parameters)
+    if not covered or not is_covered:
+        return matches
+    fault = Fault("names", "its model is not in the file", is_certain=False)
+    return [
+        match if match is None or match.fits else Match(Weights(()), [None] * len(slots), [fault])
+        for match, slots in zip(matches, slot_lists, strict=True)
+    ]
 
 
 def fit_line(document: Document) -> str | None:

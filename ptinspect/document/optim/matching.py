@@ -154,18 +154,17 @@ def candidate_weights(contents: Contents) -> list[Weights]:
     ]
     models = sorted((model for model in models if model.parameters), key=attrgetter("is_average"))
     own = [model for model in models if not model.is_average]
-    if len(own) < 2:
-        return models
-    together = Weights(()), Weights(())
-    for weights, parts in zip(together, (own, own[::-1]), strict=True):
+    for parts in (own, own[::-1]) if len(own) > 1 else ():
+        together = Weights(())
         for model in parts:
             prefix = ".".join(map(str, model.path))
             for store in ("parameters", "order"):
-                getattr(weights, store).extend(
+                getattr(together, store).extend(
                     weight._replace(name=f"{prefix}.{weight.name}")
                     for weight in getattr(model, store)
                 )
-    return [*models, *together]
+        models.append(together)
+    return models
 
 
 def _weights(path: Path, infos: Iterable[TensorInfo], is_module: bool) -> Weights:
@@ -306,27 +305,6 @@ def best_match(slots: list[Slot], candidates: list[Weights], path: Path = ()) ->
     names = join_names(map(dotted, reversed(rivals.values())), 3, " or ")
     fault = Fault("names", f"it may be the optimizer of {names}: all fit", is_certain=False)
     return _no_match(slots, Weights(()), fault)
-
-
-def without_foreign(
-    matches: list[Match | None], slot_lists: list[list[Slot]], candidates: list[Weights]
-) -> list[Match | None]:
-    """Replace the matches that do not fit, if the optimizers of the others cover each model: then
-    the model is in another file, as the generator of a GAN beside `optim_g` and `optim_d`."""
-    covered = {
-        weight.tensor.view_key
-        for match in matches
-        if match is not None and match.fits
-        for weight in match.weights.parameters
-    }
-    models = [w for w in candidates if not w.is_average and not FROZEN.search(dotted(w.path))]
-    if not all(weight.tensor.view_key in covered for w in models for weight in w.parameters):
-        return matches
-    fault = Fault("names", "its model is not in the file", is_certain=False)
-    return [
-        match if match is None or match.fits else _no_match(slots, Weights(()), fault)
-        for match, slots in zip(matches, slot_lists, strict=True)
-    ]
 
 
 def _match(slots: list[Slot], weights: Weights) -> Match:

@@ -88,7 +88,11 @@ def buffer_if_small(source: Source) -> Source:
 
 def _scan_unless_zip(source: Source, state: ScanState, head: bytes) -> None:
     is_pickle = pickles.begins_with_protocol(head)
-    identity = None if is_pickle or not head else identify_head(source, head, state.limits)
+    identity = None
+    if head and not (is_pickle and pickles.may_begin_pickle(head[2:])):
+        identity = identify_head(source, head, state.limits)
+        if is_pickle and identity is not None and identity.format != "safetensors":
+            identity = None  # 80 02 begins a pickle, or the length of a safetensors header
     zip_at_end = None
     if (identity is None or identity.format not in _TAR_FORMATS) and source.size:
         for shift, _ in find_directories(source):  # `zipfile` opens it, whatever precedes it
@@ -174,7 +178,7 @@ def _try_pickles(source: Source, state: ScanState, head: bytes, identity: Identi
     if re.match(rb"c[^\n]*[ (:=]", head):  # "class M(Module):" in TorchScript: no such module
         return False
     data, start, stop = source.window()
-    must_be_pickle = pickles.begins_with_protocol(head)
+    must_be_pickle = identity is None and pickles.begins_with_protocol(head)
     trial = state
     if not must_be_pickle:
         trial = ScanState(state.path, state.record, state.depth, state.budget)
